@@ -1,0 +1,107 @@
+"""``grobust extract``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grobust.errors import ConfigError
+from grobust_cli._options import Device, DeviceOption, Json
+from grobust_cli._output import note, progress_bar, show_json
+
+__all__ = ["extract"]
+
+
+def extract(
+    dataset: Annotated[
+        str, typer.Option(help="tweets, digits[:PRESET[:TASK]], waterbirds or metadata_csv.", show_default=False)
+    ],
+    backbone: Annotated[
+        str,
+        typer.Option(
+            help="source:name[@weights]; sources: timm, transformers, open_clip, torchvision, packaged.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Feature store to write.", show_default=False)],
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.", show_default=False)] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of metadata_csv, such as label=y; repeatable.", show_default=False),
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="model, gap, cls, mean or flatten. Default: the network's own.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Input pixels. Default: the network's own.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest text in tokens. Default: 220.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Keep this many rows, with the group shares of each split.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --limit.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Rows per forward pass; halved when memory runs out.")] = 64,
+    precision: Annotated[str, typer.Option(help="float32, or mixed precision in bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Stored features: float32 or float16.")] = "float32",
+    workers: Annotated[int, typer.Option(help="Loader processes; 0 loads in a thread beside the network.")] = 0,
+    on_error: Annotated[str, typer.Option(help="Inputs that cannot be read: stop, or skip and list them.")] = "stop",
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = True,
+    overwrite: Annotated[bool, typer.Option(help="Replace a finished store.")] = False,
+    device: DeviceOption = Device.AUTO,
+    json: Json = False,
+) -> None:
+    """Run a backbone over a data set once and store its features.
+
+    An interrupted run keeps what is done; the same command continues it. A finished store made with the same settings
+    is left as it is, and one made with others is never reused.
+
+    Examples:
+
+    - `grobust extract --dataset digits --backbone packaged:efficientnet_lite0 --out f.h5`
+
+    - `grobust extract --dataset metadata_csv --data-dir birds --column label=species --column attribute=place
+      --backbone timm:convnextv2_nano.fcmae_ft_in1k --out birds.h5`
+    """
+    from grobust.experiments.config import ExtractConfig
+    from grobust.experiments.extract import run_extract, torch_device
+
+    config = ExtractConfig(
+        dataset=dataset,
+        backbone=backbone,
+        out=out,
+        data_dir=data_dir,
+        columns=_columns(column or []),
+        pool=pool,
+        image_size=image_size,
+        max_tokens=max_tokens,
+        limit=limit,
+        seed=seed,
+        device=torch_device(device),
+        batch_size=batch_size,
+        precision=precision,
+        dtype=dtype,
+        workers=workers,
+        on_error=on_error,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    with progress_bar(f"extract {dataset}") as advance:
+        report = run_extract(config, on_progress=lambda p: advance(p.done, p.total, f"{p.rate:.0f} rows/s"))
+    result = report.result
+    if json:
+        show_json(report.as_dict())
+        return
+    note(*result.notes, *(f"skipped {name}: {reason}" for name, reason in result.skipped))
+    if result.reused:
+        note(f"{out} was there already, made with the same settings: {result.n} rows, nothing to do")
+    else:
+        note(
+            f"{out}: {result.n} rows ({result.n_resumed} from an earlier run), {result.seconds:.1f} s, "
+            f"{result.rows_per_second:.1f} rows/s on {report.device}"
+        )
+
+
+def _columns(options: list[str]) -> dict[str, str]:
+    columns = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"--column expects NAME=VALUE, such as label=y; got {option!r}.")
+        columns[key] = value
+    return columns

@@ -1,0 +1,108 @@
+"""Group robustness in an afternoon.
+
+Feature stores, class balancing, last-layer probes, worst-group accuracy and covariance spectra, after LaBonte et al.,
+"The Group Robustness is in the Details" (NeurIPS 2024).
+
+Public names load on first use, so that ``import grobust`` and ``grobust --help`` load neither torch nor CuPy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grobust.balancing import (
+        BalancedSample,
+        BalanceSummary,
+        Mixture,
+        NoBalancing,
+        Subsetting,
+        Upsampling,
+        Upweighting,
+        balance_summary,
+        make_balancer,
+    )
+    from grobust.data.catalog import load_dataset
+    from grobust.data.dataset import GroupedDataset, Split
+    from grobust.errors import GrobustError
+    from grobust.features._schema import Provenance
+    from grobust.features.extract import ExtractSettings, extract_features
+    from grobust.features.store import FeatureStore
+    from grobust.groups import Groups, GroupScheme
+    from grobust.metrics import GroupMetrics, group_metrics
+    from grobust.models.backbones import load_backbone
+    from grobust.probe import Head, Probe, ProbeFit, fit_probe, fit_probes
+    from grobust.settings import LBFGS, BalanceBy, BalanceMethod
+    from grobust.spectrum import NormRatio, Spectra, class_spectra, group_spectra, norm_ratios
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "grobust.balancing": (
+        "BalanceSummary", "BalancedSample", "Mixture", "NoBalancing", "Subsetting", "Upsampling", "Upweighting",
+        "balance_summary", "make_balancer",
+    ),
+    "grobust.data.catalog": ("load_dataset",),
+    "grobust.data.dataset": ("GroupedDataset", "Split"),
+    "grobust.errors": ("GrobustError",),
+    "grobust.features._schema": ("Provenance",),
+    "grobust.features.extract": ("ExtractSettings", "extract_features"),
+    "grobust.features.store": ("FeatureStore",),
+    "grobust.groups": ("GroupScheme", "Groups"),
+    "grobust.metrics": ("GroupMetrics", "group_metrics"),
+    "grobust.models.backbones": ("load_backbone",),
+    "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
+    "grobust.settings": ("LBFGS", "BalanceBy", "BalanceMethod"),
+    "grobust.spectrum": ("NormRatio", "Spectra", "class_spectra", "group_spectra", "norm_ratios"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "LBFGS",
+    "BalanceBy",
+    "BalanceMethod",
+    "BalanceSummary",
+    "BalancedSample",
+    "ExtractSettings",
+    "FeatureStore",
+    "GrobustError",
+    "GroupMetrics",
+    "GroupScheme",
+    "GroupedDataset",
+    "Groups",
+    "Head",
+    "Mixture",
+    "NoBalancing",
+    "NormRatio",
+    "Probe",
+    "ProbeFit",
+    "Provenance",
+    "Spectra",
+    "Split",
+    "Subsetting",
+    "Upsampling",
+    "Upweighting",
+    "__version__",
+    "balance_summary",
+    "class_spectra",
+    "extract_features",
+    "fit_probe",
+    "fit_probes",
+    "group_metrics",
+    "group_spectra",
+    "load_backbone",
+    "load_dataset",
+    "make_balancer",
+    "norm_ratios",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'grobust' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,132 @@
+"""Append-only records: one JSON line per finished run, with all that a table or figure needs.
+
+Several processes may append to the same file: each line is written under a lock, in one call, and flushed to disk. A
+line that a killed writer left half-written is reported by `read_records` and kept apart from the next one.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from grobust.errors import DataError
+from grobust.typing import PathLike
+
+__all__ = ["RECORD_SCHEMA", "LabelLedger", "Record", "append_records", "read_records"]
+
+RECORD_SCHEMA = 1
+
+
+class LabelUse(StrEnum):
+    """Kinds of labels that a run can touch."""
+
+    CLASS = "class"
+    ATTRIBUTE = "attribute"
+
+
+@dataclass(frozen=True)
+class LabelLedger:
+    """Which labels of which split a run used, and for what: training, choosing settings, or evaluation only."""
+
+    train: tuple[str, ...]
+    selection: tuple[str, ...]
+    evaluation: tuple[str, ...] = (LabelUse.CLASS, LabelUse.ATTRIBUTE)
+
+    @classmethod
+    def of(cls, *, group_training: bool, group_selection: bool, selects: bool) -> "LabelLedger":
+        """The ledger of a run: class labels always; attributes where balancing or selection reads groups."""
+        both = (str(LabelUse.CLASS), str(LabelUse.ATTRIBUTE))
+        chosen = (both if group_selection else both[:1]) if selects else ()
+        return cls(train=both if group_training else both[:1], selection=chosen, evaluation=both)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    Parameters
+    ----------
+    command : ``probe``, ``spectrum``, …
+    config : full configuration, JSON-able
+    provenance : of the features that the run read
+    versions : library versions of the run
+    device : ``cpu`` or ``cuda``
+    seed : of the run; None where nothing is random
+    label_ledger : which labels were touched
+    results : JSON-able
+    time : when the run finished, UTC, ISO 8601
+    """
+
+    command: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    versions: dict[str, str]
+    device: str
+    seed: int | None
+    label_ledger: dict[str, Any]
+    results: dict[str, Any]
+    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    schema: int = RECORD_SCHEMA
+
+
+def append_records(path: PathLike, records: list[Record]) -> None:
+    """Append records as JSON lines, under a lock beside the file, and flush them to disk.
+
+    Raises
+    ------
+    DataError
+        If a value is not JSON (NaN included: results carry None for what is undefined).
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lines = [json.dumps(asdict(record), allow_nan=False, sort_keys=True) for record in records]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"A record for {target} is not JSON: {error}.") from error
+    with FileLock(f"{target}.lock"), target.open("ab") as file:
+        # A writer that was killed may have left a line without its end; start on a line of our own.
+        start = b"" if _ends_with_newline(target) else b"\n"
+        file.write(start + "".join(line + "\n" for line in lines).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: PathLike, *, command: str | None = None) -> list[dict[str, Any]]:
+    """Records of a file in the order they were written, optionally of one command.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, or a line is not a record of a known schema; the line is named.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise DataError(f"No records at {source}. Expected a records.jsonl that grobust wrote.")
+    records = []
+    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{source}, line {number} is not JSON ({error.msg}); a writer may have been killed."
+            ) from None
+        if not isinstance(record, dict) or record.get("schema") != RECORD_SCHEMA:
+            raise DataError(f"{source}, line {number}: not a record of schema {RECORD_SCHEMA}.")
+        if command is None or record["command"] == command:
+            records.append(record)
+    return records
+
+
+def _ends_with_newline(path: Path) -> bool:
+    if path.stat().st_size == 0:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -1,0 +1,337 @@
+"""Crash-safe writing: rows go into part files, and a finished store appears all at once.
+
+``NAME.h5.parts/`` holds ``plan.json``, ``part-*.safetensors`` and ``skip-*.json``. Every file is written under a
+temporary name, flushed to disk and renamed, so a killed process loses at most the part in flight. A part knows its
+rows, so parts may come from several processes or machines. When every row is there, they are assembled under a
+temporary name, and the store is renamed into place.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import xxhash
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from grobust.errors import DataError, ShapeError, StoreError, StoreIncompleteError, StoreLockedError, StoreMismatchError
+from grobust.features._hdf5 import write_store
+from grobust.features._schema import FORMAT_VERSION, Provenance
+from grobust.features.store import mismatch_message, parts_folder
+from grobust.groups import Groups
+from grobust.typing import PathLike
+
+__all__ = ["PartsWriter", "StorePlan"]
+
+TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True, eq=False)
+class StorePlan:
+    """Everything that is known before the network runs.
+
+    Parameters
+    ----------
+    provenance : of the features to come
+    groups : labels and attributes of all n rows
+    split : (n) int8
+    sample_ids : n distinct names
+    dim : d
+    """
+
+    provenance: Provenance
+    groups: Groups
+    split: NDArray[Any]
+    sample_ids: tuple[str, ...]
+    dim: int
+
+    def __post_init__(self) -> None:
+        n = len(self.groups)
+        if self.split.shape != (n,) or len(self.sample_ids) != n or self.dim < 1:
+            raise ShapeError(
+                f"A plan of {n} rows has {len(self.sample_ids)} sample ids, split {self.split.shape}, dim {self.dim}."
+            )
+        if len(set(self.sample_ids)) != n:
+            raise ShapeError("sample_ids repeat; every row needs a name of its own.")
+
+    def identity(self) -> dict[str, str]:
+        """What must agree for parts to belong together; library versions count, a store of two would be a mixture."""
+        rows = xxhash.xxh3_128(self.groups.ids.tobytes())
+        rows.update(self.split.astype(np.int8).tobytes())
+        rows.update("\0".join((*self.groups.names, *self.sample_ids)).encode())
+        versions = {f"versions.{k}": v for k, v in sorted(self.provenance.versions.items())}
+        return self.provenance.identity() | versions | {
+            "rows": rows.hexdigest(), "dim": str(self.dim), "format_version": str(FORMAT_VERSION),
+        }  # fmt: skip
+
+
+class PartsWriter:
+    """Writes the parts of one store and assembles them. A context manager; it holds the folder's lock.
+
+    Parameters
+    ----------
+    path : the store to be
+    plan : what is known beforehand
+    resume : keep the parts of an earlier run; False starts over
+    overwrite : allow a finished store at `path`, which stays until the new one replaces it
+
+    Raises
+    ------
+    StoreLockedError
+        If another process is writing this store.
+    StoreMismatchError
+        If the folder holds parts of another plan; the message shows the difference.
+    StoreError
+        If a finished store is in the way, or the disk refuses.
+    """
+
+    def __init__(self, path: PathLike, plan: StorePlan, *, resume: bool = True, overwrite: bool = False) -> None:
+        self.path, self.plan, self.folder = Path(path), plan, parts_folder(path)
+        self.done: NDArray[Any] = np.zeros(len(plan.groups), dtype=bool)
+        self.notes: list[str] = []
+        self._skipped: dict[int, str] = {}
+        self._digest = xxhash.xxh3_128_hexdigest(json.dumps(plan.identity(), sort_keys=True).encode())
+        with _disk_errors(self.path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreLockedError(
+                f"Another process is writing {self.path} (it holds {self.folder / '.lock'}).\n"
+                "Wait for it, or choose another --out."
+            ) from None
+        try:
+            self._open(resume, overwrite)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    @property
+    def pending(self) -> NDArray[Any]:
+        """(m) row numbers that are neither written nor skipped."""
+        return np.flatnonzero(~self.done)
+
+    def write(self, rows: NDArray[Any], features: NDArray[Any]) -> None:
+        """Make rows durable as one part.
+
+        Parameters
+        ----------
+        rows : (b) distinct row numbers that are still pending
+        features : (b, d), converted to the stored dtype
+
+        Raises
+        ------
+        DataError
+            If a value is not finite or overflows the stored dtype; the sample is named.
+        """
+        rows = np.ascontiguousarray(rows, dtype=np.int64)
+        if features.shape != (rows.size, self.plan.dim) or rows.size == 0:
+            raise ShapeError(
+                f"{rows.size} rows with features {features.shape}; expected ({rows.size}, {self.plan.dim})."
+            )
+        if self.done[rows].any() or np.unique(rows).size != rows.size:
+            raise ShapeError("A row is written twice.")
+        names = [self.plan.sample_ids[row] for row in rows]
+        stored = _check_values(features, np.dtype(self.plan.provenance.dtype), names)
+        content = save(
+            {"rows": rows, "features": stored},
+            metadata={"plan": self._digest, "checksum": _checksum(rows, stored)},
+        )
+        self._durable(f"part-{rows.min():012d}.safetensors", content)
+        self.done[rows] = True
+
+    def skip(self, row: int, reason: str) -> None:
+        """Record that a row has no features and why; it is left out of the finished store and listed in it."""
+        self._durable(f"skip-{row:012d}.json", json.dumps({"row": row, "reason": reason}).encode())
+        self._skipped[row] = reason
+        self.done[row] = True
+
+    def finish(self) -> Path:
+        """Assemble the parts into the store, flush it, rename it into place, and remove the parts.
+
+        Raises
+        ------
+        StoreIncompleteError
+            If rows are still pending.
+        """
+        if self.pending.size:
+            raise StoreIncompleteError(
+                f"{self.path} is not finished: {self.pending.size} of {self.done.size} rows are missing."
+            )
+        kept = np.ones(self.done.size, dtype=bool)
+        kept[list(self._skipped)] = False
+        position = np.cumsum(kept) - 1
+        temporary = self.folder / f"assembled.h5{TEMPORARY}"
+
+        def fill(features: NDArray[Any]) -> None:
+            for part in self._parts():
+                rows, values = _load(part)
+                features[position[rows]] = values
+
+        with _disk_errors(self.path):
+            write_store(
+                temporary,
+                provenance=self.plan.provenance,
+                groups=self.plan.groups.take(kept),
+                split=self.plan.split[kept],
+                sample_ids=tuple(self.plan.sample_ids[row] for row in np.flatnonzero(kept)),
+                skipped=tuple((self.plan.sample_ids[row], self._skipped[row]) for row in sorted(self._skipped)),
+                dim=self.plan.dim,
+                fill=fill,
+            )
+            _flush(temporary)
+            temporary.replace(self.path)
+            _flush(self.path.parent)
+        # The lock goes before the folder; whoever comes now finds the finished store.
+        self._lock.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return self.path
+
+    def _open(self, resume: bool, overwrite: bool) -> None:
+        with _disk_errors(self.path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and not overwrite:
+                raise StoreError(f"{self.path} exists already. Use another --out, or --overwrite.")
+            for stray in self.folder.glob(f"*{TEMPORARY}"):
+                stray.unlink()
+            if not resume:
+                for old in (*self._parts(), *self.folder.glob("skip-*.json"), self.folder / "plan.json"):
+                    old.unlink(missing_ok=True)
+            self._check_plan()
+            # Inputs that failed may be mended by now: they are tried again.
+            for skipped in self.folder.glob("skip-*.json"):
+                skipped.unlink()
+            for part in self._parts():
+                self._adopt(part)
+
+    def _check_plan(self) -> None:
+        plan_file, identity = self.folder / "plan.json", self.plan.identity()
+        if not plan_file.exists():
+            self._durable("plan.json", json.dumps(identity, sort_keys=True, indent=1).encode())
+            return
+        try:
+            there = {str(k): str(v) for k, v in json.loads(plan_file.read_text()).items()}
+        except (ValueError, AttributeError):
+            raise StoreError(f"{plan_file} is damaged. Remove {self.folder}, or run with --no-resume.") from None
+        if there != identity:
+            keys = sorted(k for k in there.keys() | identity.keys() if there.get(k) != identity.get(k))
+            difference = {k: (there.get(k, "(not set)"), identity.get(k, "(not set)")) for k in keys}
+            message = mismatch_message(f"the parts in {self.folder}", difference)
+            raise StoreMismatchError(f"{message}\nTo drop those parts and start over: --no-resume.")
+
+    def _adopt(self, part: Path) -> None:
+        """Count a part's rows as done if it is whole and of this plan; remove it otherwise."""
+        try:
+            with safe_open(part, framework="numpy") as file:
+                metadata = file.metadata() or {}
+            rows, features = _load(part)
+        except (SafetensorError, OSError, KeyError, ValueError):
+            rows, features, metadata = np.zeros(0, np.int64), np.zeros((0, 0)), {}
+        usable = (
+            rows.size > 0
+            and metadata.get("plan") == self._digest
+            and metadata.get("checksum") == _checksum(rows, features)
+            and features.shape == (rows.size, self.plan.dim)
+            and not self.done[rows].any()
+        )
+        if usable:
+            self.done[rows] = True
+        else:
+            part.unlink()
+            self.notes.append(f"{part.name} was damaged or not of this run: removed, its rows are extracted again")
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.safetensors"))
+
+    def _durable(self, name: str, content: bytes) -> None:
+        final, temporary = self.folder / name, self.folder / f"{name}{TEMPORARY}"
+        with _disk_errors(self.path):
+            try:
+                with temporary.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(final)
+                _flush(self.folder)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
+
+
+def _checksum(rows: NDArray[Any], features: NDArray[Any]) -> str:
+    state = xxhash.xxh3_64(rows.tobytes())
+    state.update(np.ascontiguousarray(features).data)
+    return str(state.hexdigest())
+
+
+def _load(part: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    with safe_open(part, framework="numpy") as file:
+        return file.get_tensor("rows"), file.get_tensor("features")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Say in words what a disk's refusal means."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = "the disk is full" if full else (error.strerror or str(error))
+        raise StoreError(
+            f"Cannot write {path}: {what}. The parts written so far are kept in {parts_folder(path)}.\n"
+            + ("Free some space and run" if full else "Mend this and run")
+            + " the same command again; it continues."
+        ) from error
+
+
+def _check_values(features: NDArray[Any], dtype: np.dtype[Any], names: list[str]) -> NDArray[Any]:
+    """Features converted to the stored dtype; a value that is not finite, or overflows, is an error naming its row.
+
+    Raises
+    ------
+    DataError
+        Naming the sample.
+    """
+    with np.errstate(over="ignore"):
+        stored = features.astype(dtype)
+    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
+    if bad.size == 0:
+        return stored
+    row = int(bad[0])
+    values = features[row]
+    if np.isfinite(values).all():
+        largest = float(np.abs(values).max())
+        raise DataError(
+            f"A feature of '{names[row]}' is {largest:g}, beyond what {dtype} holds (65504).\n"
+            "Store float32 (--dtype float32)."
+        )
+    raise DataError(f"The backbone gave a feature of '{names[row]}' that is not finite (NaN or infinity).")

@@ -1,0 +1,61 @@
+"""`Backbone`: a frozen network that turns items into feature vectors, and what names it exactly."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grobust.data.dataset import ItemKind
+
+__all__ = ["Backbone", "Pool"]
+
+
+class Pool(StrEnum):
+    """Which vector of the network is the feature (the classifier head is never part of it)."""
+
+    MODEL = "model"
+    GAP = "gap"
+    CLS = "cls"
+    MEAN = "mean"
+    FLATTEN = "flatten"
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A network, its preprocessing, and its identity.
+
+    Parameters
+    ----------
+    spec : canonical spec string, ``source:name[@weights]``
+    kind : ``image`` or ``text``
+    dim : d, the length of a feature vector
+    network : module in evaluation mode; `encode` calls it through `forward`
+    collate : list of b decoded items (PIL images or strings) → batch, a dict of tensors; runs in loader workers, so
+        it must pickle and must not hold the network
+    forward : (network, batch on the device) → (b, d) floating tensor
+    pooling : `Pool` in effect
+    preprocessing : description that differs whenever the preprocessing differs
+    digest : hash of the weights, independent of file names and of the device
+    options : further settings that can change a feature (maximal token count)
+    versions : versions of the libraries that the network comes from
+    """
+
+    spec: str
+    kind: ItemKind
+    dim: int
+    network: nn.Module
+    collate: Callable[[Sequence[Any]], dict[str, Tensor]]
+    forward: Callable[[nn.Module, dict[str, Tensor]], Tensor]
+    pooling: Pool
+    preprocessing: str
+    digest: str
+    options: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def encode(self, batch: dict[str, Tensor]) -> Tensor:
+        """Features (b, d) of a collated batch that is on the network's device; no gradients."""
+        with torch.inference_mode():
+            return self.forward(self.network, batch)

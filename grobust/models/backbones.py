@@ -1,0 +1,54 @@
+"""`load_backbone`: spec string → `Backbone`."""
+
+from grobust.errors import BackboneError
+from grobust.models.backbone import Backbone, Pool
+from grobust.models.open_clip_source import load_open_clip
+from grobust.models.packaged import load_packaged
+from grobust.models.spec import parse_spec
+from grobust.models.timm_source import load_timm
+from grobust.models.torchvision_source import load_torchvision
+from grobust.models.transformers_source import load_transformers
+
+__all__ = ["load_backbone"]
+
+
+def load_backbone(
+    spec: str,
+    *,
+    pool: Pool | None = None,
+    device: str = "cpu",
+    max_tokens: int | None = None,
+    image_size: int | None = None,
+) -> Backbone:
+    """Load a network and its preprocessing, each from its own library.
+
+    Parameters
+    ----------
+    spec : ``source:name[@weights]`` with source timm, transformers, open_clip, torchvision or packaged
+    pool : which vector is the feature; None for the one that enters the network's classifier
+    device : torch device
+    max_tokens : truncate texts to this many tokens; None for 220 or the network's limit
+    image_size : square input size in pixels; None for the network's own
+
+    Raises
+    ------
+    BackboneError
+        If the spec, the weights or the pooling do not exist; the message says what was looked for.
+    """
+    parsed = parse_spec(spec)
+    for name, value in (("max_tokens", max_tokens), ("image_size", image_size)):
+        if value is not None and value < 1:
+            raise BackboneError(f"{name} must be at least 1, got {value}.")
+    match parsed.source:
+        case "timm":
+            backbone = load_timm(parsed, pool=pool, image_size=image_size)
+        case "torchvision":
+            backbone = load_torchvision(parsed, pool=pool, image_size=image_size)
+        case "open_clip":
+            backbone = load_open_clip(parsed, pool=pool, image_size=image_size)
+        case "transformers":
+            backbone = load_transformers(parsed, pool=pool, image_size=image_size, max_tokens=max_tokens)
+        case _:
+            backbone = load_packaged(parsed, pool=pool, image_size=image_size, max_tokens=max_tokens)
+    backbone.network.to(device)
+    return backbone

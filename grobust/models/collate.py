@@ -1,0 +1,51 @@
+"""Items to batches: picklable, without the network, so that loader workers can hold them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["ImageCollate", "ProcessorCollate", "TextCollate"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCollate:
+    """PIL images → {"pixels": (b, 3, h, w) float32} by a library's evaluation transform."""
+
+    transform: Callable[[Any], Any]
+
+    def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        return {"pixels": torch.stack([self.transform(item.convert("RGB")) for item in items])}
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessorCollate:
+    """PIL images → {"pixels": (b, 3, h, w) float32} by a transformers image processor."""
+
+    processor: Any
+
+    def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        batch = self.processor(images=[item.convert("RGB") for item in items], return_tensors="pt")
+        pixels: Tensor = batch["pixel_values"]
+        return {"pixels": pixels}
+
+
+@dataclass(frozen=True, eq=False)
+class TextCollate:
+    """Strings → token ids and attention mask (b, t), padded to the longest, or to `max_tokens` if `pad_to_max`."""
+
+    tokenizer: Any
+    max_tokens: int
+    pad_to_max: bool = False
+
+    def __call__(self, items: Sequence[str]) -> dict[str, Tensor]:
+        batch = self.tokenizer(
+            list(items),
+            padding="max_length" if self.pad_to_max else "longest",
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        )
+        return dict(batch)

@@ -1,0 +1,55 @@
+"""Weighted logistic loss of K heads on the same rows: values and residuals from logits.
+
+A head of two classes has one column (the logit of class 1), a head of k > 2 classes has k. With class weights
+W = [−u/2, u/2] the softmax of two columns is the sigmoid of u, and ½ λ ‖W‖² = ¼ λ ‖u‖²: both forms are the same
+objective, and one column is half the work.
+"""
+
+from typing import Any
+
+from grobust.arrays import array_namespace
+from grobust.typing import Array
+
+__all__ = ["columns_per_head", "effective_l2", "losses"]
+
+
+def columns_per_head(n_classes: int) -> int:
+    """Columns of logits that a head needs."""
+    return 1 if n_classes == 2 else n_classes
+
+
+def effective_l2(l2: Any, n_classes: int) -> Any:
+    """Strength on the columns used, so that the objective is that of a softmax over all classes."""
+    return l2 / 2 if n_classes == 2 else l2
+
+
+def losses(logits: Array, labels: Array, weights: Array) -> tuple[Array, Array]:
+    """Loss of each head and its derivative by the logits.
+
+    Parameters
+    ----------
+    logits : (n, K, c) float64, c columns per head
+    labels : (n) int64
+    weights : (n, K) float64
+
+    Returns
+    -------
+    loss : (K) float64, Σ_i w_i · cross-entropy_i
+    residual : (n, K, c) float64, w_i · (probability − target)
+    """
+    xp = array_namespace(logits)
+    if logits.shape[2] == 1:
+        z = logits[:, :, 0]
+        y = xp.astype(labels, z.dtype)[:, None]
+        small = xp.exp(-xp.abs(z))
+        loss = xp.log1p(small) + xp.maximum(z, xp.zeros_like(z)) - y * z
+        probability = xp.where(z >= 0, 1 / (1 + small), small / (1 + small))
+        return xp.sum(loss * weights, axis=0), ((probability - y) * weights)[:, :, None]
+    largest = xp.max(logits, axis=2, keepdims=True)
+    exponentials = xp.exp(logits - largest)
+    total = xp.sum(exponentials, axis=2, keepdims=True)
+    classes = xp.arange(logits.shape[2], dtype=labels.dtype)
+    target = xp.astype(labels[:, None] == classes[None, :], logits.dtype)[:, None, :]
+    loss = (xp.log(total) + largest)[:, :, 0] - xp.sum(logits * target, axis=2)
+    residual = (exponentials / total - target) * weights[:, :, None]
+    return xp.sum(loss * weights, axis=0), residual

@@ -1,0 +1,40 @@
+"""Fixtures and options that the whole suite shares."""
+
+import os
+
+# No test may reach a model hub; set before any library reads it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+import pytest
+
+from grobust.arrays import cuda_available
+from grobust.groups import Groups
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-gpu", action="store_true", help="a test marked gpu that cannot run is a failure")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not cuda_available():
+        reason = "needs CuPy and a CUDA GPU"
+        if item.config.getoption("--require-gpu"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240719)
+
+
+@pytest.fixture
+def tiny_groups(rng: np.random.Generator) -> Groups:
+    """Three classes, two attributes; group 5 is empty and group 1 has one row."""
+    counts = [40, 1, 25, 10, 30, 0]
+    ids = rng.permutation(np.repeat(np.arange(6), counts))
+    return Groups.from_arrays(
+        ids // 2, ids % 2, class_names=("neg", "neu", "pos"), attribute_names=("plain", "neg-word")
+    )

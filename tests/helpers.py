@@ -1,0 +1,95 @@
+"""Small data sets, stores and backbones that several tests use."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grobust.data.tables import Texts
+from grobust.features._schema import Provenance
+from grobust.features.parts import PartsWriter, StorePlan
+from grobust.groups import Groups
+from grobust.models.backbone import Backbone, Pool
+
+
+def make_plan(n: int = 30, dim: int = 5, *, dtype: str = "float32", **changes: Any) -> StorePlan:
+    """A plan of n rows in six groups, one of them empty."""
+    rng = np.random.default_rng(3)
+    ids = rng.integers(5, size=n)
+    settings = {
+        "backbone": "timm:x@random", "weights_digest": "abc", "preprocessing": "resize=256 crop=224",
+        "pooling": "model", "precision": "float32", "dtype": dtype, "dataset": "toy", "dataset_digest": "d0",
+        "versions": {"torch": "2"},
+    }  # fmt: skip
+    return StorePlan(
+        provenance=Provenance(**{**settings, **changes}),
+        groups=Groups.from_arrays(ids // 2, ids % 2, class_names=("a", "b", "c"), attribute_names=("p", "q")),
+        split=rng.integers(3, size=n).astype(np.int8),
+        sample_ids=tuple(f"item/{i}é" for i in range(n)),
+        dim=dim,
+    )
+
+
+def features_of(plan: StorePlan) -> np.ndarray:
+    return np.random.default_rng(4).standard_normal((len(plan.groups), plan.dim)).astype(np.float32)
+
+
+def write_store_of(path: Path, plan: StorePlan, features: np.ndarray | None = None) -> Path:
+    """A finished store, written in two parts."""
+    features = features_of(plan) if features is None else features
+    rows = np.random.default_rng(5).permutation(len(plan.groups))
+    with PartsWriter(path, plan) as writer:
+        for part in (p for p in np.array_split(rows, 2) if p.size):
+            writer.write(part, features[part])
+        return writer.finish()
+
+
+@dataclass(frozen=True)
+class LengthCollate:
+    """Texts → their character codes, padded with zeros."""
+
+    def __call__(self, items: Any) -> dict[str, Tensor]:
+        longest = max(len(t) for t in items)
+        return {"codes": torch.tensor([[ord(c) for c in t.ljust(longest, "\0")] for t in items], dtype=torch.float32)}
+
+
+@dataclass(frozen=True)
+class CodesForward:
+    """Linear layer on three moments of the codes; `limit` rows at most, as a device with little memory would."""
+
+    limit: int = 10**9
+    calls: list[int] = field(default_factory=list)
+
+    def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        codes = batch["codes"]
+        self.calls.append(len(codes))
+        if len(codes) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return network(torch.stack([codes.sum(1), (codes > 0).sum(1).float(), codes.amax(1)], dim=1) / 100)
+
+
+def text_backbone(forward: CodesForward | None = None) -> Backbone:
+    """A deterministic little text encoder, d = 4."""
+    network = nn.Linear(3, 4)
+    with torch.no_grad():
+        network.weight.copy_(torch.arange(12).reshape(4, 3) / 10)
+        network.bias.zero_()
+    return Backbone(
+        spec="timm:toy@random", kind="text", dim=4, network=network, collate=LengthCollate(),
+        forward=forward or CodesForward(), pooling=Pool.MODEL, preprocessing="codes", digest="toy",
+    )  # fmt: skip
+
+
+def toy_texts(n: int = 50) -> Texts:
+    rng = np.random.default_rng(0)
+    texts = tuple("".join(rng.choice(list("abcdef "), size=rng.integers(1, 30))) + "x" for _ in range(n))
+    return Texts(
+        name="toy",
+        groups=Groups.from_arrays(rng.integers(2, size=n), rng.integers(2, size=n)),
+        split=rng.integers(3, size=n).astype(np.int8),
+        sample_ids=tuple(f"t{i}" for i in range(n)),
+        texts=texts,
+    )
