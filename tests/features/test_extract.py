@@ -8,10 +8,12 @@ import pytest
 import torch
 from helpers import CodesForward, text_backbone, toy_texts
 
-from grobust.data.tables import Texts
+from grobust.data.digits import load_digits
+from grobust.data.tables import Texts, take_rows
 from grobust.errors import BackboneError, ConfigError, DataError, StoreMismatchError
 from grobust.features.extract import ExtractSettings, OnError, Precision, Progress, extract_features, planned_parts
 from grobust.features.store import FeatureStore
+from grobust.models.backbones import load_backbone
 
 DATA = toy_texts()
 
@@ -119,6 +121,17 @@ def test_kinds_must_agree(tmp_path: Path) -> None:
     images = Images(DATA.name, DATA.groups, DATA.split, DATA.sample_ids, DATA.texts, kind="image")
     with pytest.raises(BackboneError, match="takes texts"):
         extract_features(images, text_backbone(), tmp_path / "f.h5")
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu(tmp_path: Path) -> None:
+    data = take_rows(load_digits(), range(100))
+    for device in ("cpu", "cuda"):
+        backbone = load_backbone("packaged:efficientnet_lite0", image_size=64, device=device)
+        extract_features(data, backbone, tmp_path / f"{device}.h5")
+    expected, found = FeatureStore(tmp_path / "cpu.h5").read(), FeatureStore(tmp_path / "cuda.h5").read()
+    # TF32 convolutions carry ten bits of mantissa.
+    np.testing.assert_allclose(found, expected, atol=2e-2 * float(np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"workers": -1}, {"dtype": "int8"}, {"part_rows": 0}])

@@ -1,0 +1,90 @@
+"""Paired timings: ours and a peer's in turn, in one process, medians and ratios, answers checked before times."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison; `ratio` is the median over pairs of peer seconds / our seconds."""
+
+    name: str
+    ours_seconds: float
+    peer: str
+    peer_seconds: float
+    ratio: float
+    pairs: int
+    answer: str
+
+
+def paired(
+    name: str, ours: Callable[[], Any], peer_name: str, peer: Callable[[], Any], *, answer: str, pairs: int = 5
+) -> Row:
+    """Time both in turn after one warm-up each."""
+    ours()
+    peer()
+    times = [(seconds(ours), seconds(peer)) for _ in range(pairs)]
+    return Row(
+        name=name,
+        ours_seconds=statistics.median(a for a, _ in times),
+        peer=peer_name,
+        peer_seconds=statistics.median(b for _, b in times),
+        ratio=statistics.median(b / a for a, b in times),
+        pairs=pairs,
+        answer=answer,
+    )
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """``--size tiny|full``, ``--json PATH``, ``--device cpu|cuda``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--size", choices=("tiny", "full"), default="full")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    return parser.parse_args()
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the numbers were taken on."""
+    versions = {}
+    for name in ("numpy", "scipy", "scikit-learn", "torch", "h5py", "cupy-cuda13x", "cupy-cuda12x"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(), "device": device,
+        "versions": versions,
+    }  # fmt: skip
+
+
+def report(benchmark: str, rows: list[Row], args: argparse.Namespace) -> None:
+    """Print a table, and write JSON where asked."""
+    for row in rows:
+        print(
+            f"{benchmark:10} {row.name:42} ours {row.ours_seconds:9.4f} s  {row.peer:34} {row.peer_seconds:9.4f} s  "
+            f"ratio {row.ratio:7.2f}  ({row.answer})"
+        )
+    if args.json is not None:
+        content = {
+            "benchmark": benchmark, "size": args.size, "environment": environment(args.device),
+            "rows": [asdict(row) for row in rows],
+        }  # fmt: skip
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(content, indent=1) + "\n")
