@@ -211,7 +211,8 @@ class _Run:
 
     def all_parts(self) -> None:
         """Load, encode and write what is pending, part by part."""
-        parts = [p for p in planned_parts(self.dataset, self.settings) if not self.writer.done[np.concatenate(p)].all()]
+        parts = [self._pending(part) for part in planned_parts(self.dataset, self.settings)]
+        parts = [part for part in parts if part]
         batches = [batch for part in parts for batch in part]
         loaded = load_batches(self.dataset, self.backbone.collate, batches, workers=self.settings.workers)
         done = self.first
@@ -228,6 +229,11 @@ class _Run:
                 self._progress(done)
             if rows:
                 self.writer.write(np.concatenate(rows), np.concatenate(features))
+
+    def _pending(self, part: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Batches of a part without the rows that are done; a part is done whole, but for inputs skipped before."""
+        batches = [batch[~self.writer.done[batch]] for batch in part]
+        return [batch for batch in batches if batch.size]
 
     def _report_failures(self, batch: Batch) -> None:
         if batch.failures and self.settings.on_error is OnError.STOP:

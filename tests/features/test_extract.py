@@ -81,6 +81,23 @@ def test_unreadable_inputs_stop_the_run_and_are_all_named(tmp_path: Path) -> Non
     assert "t11: text 11 is corrupt" in str(error.value)
 
 
+def test_inputs_skipped_by_an_interrupted_run_are_tried_again(tmp_path: Path) -> None:
+    """Interrupted after the parts with the skipped inputs, and resumed once these are mended."""
+    settings = ExtractSettings(on_error=OnError.SKIP, batch_size=4, part_rows=8)
+
+    def stop_late(progress: Progress) -> None:
+        if progress.done >= 44:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(BROKEN, text_backbone(), tmp_path / "f.h5", settings=settings, on_progress=stop_late)
+    result = extract_features(DATA, text_backbone(), tmp_path / "f.h5", settings=settings)
+    assert (result.n, result.skipped) == (50, ())
+    assert result.n_resumed + result.n_extracted == 50
+    assert result.n_resumed > 30
+    np.testing.assert_allclose(FeatureStore(tmp_path / "f.h5").read(), by_hand(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("batch_size", [1, 64])
 def test_unreadable_inputs_can_be_skipped(tmp_path: Path, batch_size: int) -> None:
     settings = ExtractSettings(on_error=OnError.SKIP, batch_size=batch_size)
