@@ -17,7 +17,7 @@ from grobust.features.extract import ExtractSettings, extract_features, planned_
 from grobust.features.store import FeatureStore
 from grobust.models.backbones import load_backbone
 
-CASES = (("digits", "packaged:efficientnet_lite0", 96, 1200), ("tweets", "packaged:all-MiniLM-L6-v2", None, 800))
+CASES = (("digits", "packaged:efficientnet_lite0", 96, 2400), ("tweets", "packaged:all-MiniLM-L6-v2", None, 800))
 
 
 def compare(name: str, spec: str, image_size: int | None, n: int, device: str, pairs: int) -> Row:
