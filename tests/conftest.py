@@ -6,11 +6,16 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import hypothesis
 import numpy as np
 import pytest
 
 from grobust.arrays import cuda_available
 from grobust.groups import Groups
+
+# The same examples on every machine and run: a failure can be had again, and no run fails by luck.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("fixed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

