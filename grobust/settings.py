@@ -47,15 +47,16 @@ class LBFGS:
 
     Parameters
     ----------
-    gtol : a head has converged when its gradient norm is at most `gtol` times the norm at zero weights
-    rtol : and when the bound ‖gradient‖² / (2 λ) on its distance from the minimum is at most `rtol` times its objective
+    rtol : a head has converged when its objective is at most `rtol`, relatively, above its minimum: by the bound
+        ‖gradient‖² / (2 λ), or by ten times the quasi-Newton decrement ½ gᵀ H⁻¹ g
+    gtol : and when its gradient norm is at most `gtol` times the norm at zero weights
     max_iter : most iterations of any head
     memory : number of curvature pairs kept
     """
 
-    gtol: float = 1e-6
     rtol: float = 1e-6
-    max_iter: int = 2000
+    gtol: float = 1e-3
+    max_iter: int = 1000
     memory: int = 10
 
     def __post_init__(self) -> None:

@@ -22,6 +22,8 @@ DOORS = {
     "h5py": {"features._hdf5"},
     "cupy": {"arrays"},
     "torch": {"data", "models", "features._batches", "features.extract", "experiments.extract"},
+    "llvmlite": {"probe._numba"},
+    "numba": {"probe._numba"},
     "typer": set(),
     "matplotlib": {"report"},
 }

@@ -28,8 +28,8 @@ def probe(
     select: Annotated[
         SelectBy, typer.Option(help="Validation score that chooses L2; `wga` reads attributes of validation rows.")
     ] = SelectBy.WORST_CLASS,
-    gtol: Annotated[float, typer.Option(help="Converged when the gradient is this share of the one at zero.")] = 1e-6,
-    max_iter: Annotated[int, typer.Option(help="Most iterations of the solver.")] = 2000,
+    rtol: Annotated[float, typer.Option(help="Converged when so close to the minimum, relative to it.")] = 1e-6,
+    max_iter: Annotated[int, typer.Option(help="Most iterations of the solver.")] = 1000,
     device: DeviceOption = Device.AUTO,
     records: Records = None,
     json: Json = False,
@@ -57,7 +57,7 @@ def probe(
         seeds=ints(seeds, "--seeds"),
         l2=floats(l2, "--l2"),
         select=select,
-        gtol=gtol,
+        rtol=rtol,
         max_iter=max_iter,
         device=resolve_device(device),
         records=records or store.parent / "records.jsonl",

@@ -73,7 +73,7 @@ class ProbeConfig:
     seeds : one head per method and seed
     l2 : strengths to choose from on the validation split, per-sample loss
     select : score that chooses
-    gtol, max_iter : accuracy of the solver, see `grobust.settings.LBFGS`
+    rtol, max_iter : accuracy of the solver, see `grobust.settings.LBFGS`
     device : ``cpu`` or ``cuda``
     records : file that the runs are appended to; None for none
     """
@@ -86,8 +86,8 @@ class ProbeConfig:
     seeds: tuple[int, ...] = (1, 2, 3)
     l2: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     select: SelectBy = SelectBy.WORST_CLASS
-    gtol: float = 1e-6
-    max_iter: int = 2000
+    rtol: float = 1e-6
+    max_iter: int = 1000
     device: str = "cpu"
     records: Path | None = None
 

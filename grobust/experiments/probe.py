@@ -134,7 +134,7 @@ def run_probe(config: ProbeConfig) -> ProbeReport:
         to_device(train.groups.labels, device),
         heads,
         n_classes=train.groups.n_classes,
-        solver=LBFGS(gtol=config.gtol, max_iter=config.max_iter),
+        solver=LBFGS(rtol=config.rtol, max_iter=config.max_iter),
     )
     per_weights = [fits[i * len(config.l2) : (i + 1) * len(config.l2)] for i in range(len(weights))]
     chosen = [_choose(config, candidates, val) for candidates in per_weights]

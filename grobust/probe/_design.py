@@ -1,80 +1,180 @@
-"""The features as the solver sees them: standardized on the fly, in float64, block by block.
+"""The features as the solver sees them: standardized on the fly, block by block.
 
-The stored features stay as they are (float16, float32 or float64). Each product casts one block of rows to float64 and
-folds the standardization into the small factor, so no standardized copy exists and nothing cancels.
+The stored features stay as they are. A product folds the standardization into its small factor; where that would
+cancel digits (means of many standard deviations), and for float16, a block of rows is first copied, less its mean.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from grobust.arrays import array_namespace
+import numpy as np
+from numpy.typing import NDArray
+
+from grobust.arrays import array_namespace, to_numpy
+from grobust.errors import ShapeError
+from grobust.probe import _numba
+from grobust.probe._threads import Threads
 from grobust.typing import Array
 
 __all__ = ["Design", "design"]
 
-BLOCK_ROWS = 4096
-# Rows per feature that suffice for the preconditioner's second moments.
-SAMPLE_PER_FEATURE = 4
+# A mean of more standard deviations than this costs float32 products a digit: then blocks are centred.
+LARGEST_OFFSET = 8.0
+# Up to so many numbers, products are float64: they cost next to nothing.
+SMALL = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Features (n, d) with the mean and scale (d) float64 that standardize them."""
+    """Features (n, d) and the mean and scale (d) float64 that standardize them: (x − mean) / scale.
 
-    features: Array
+    Parameters
+    ----------
+    features : (n, d), or anything with shape and dtype whose row slices are arrays
+    compute : dtype of the products: float64 for float64 features and small problems, else float32
+    shift : (d) of dtype `compute`, subtracted from a copied block; None where blocks are used as they are
+    """
+
+    features: Any
     mean: Array
     scale: Array
+    compute: Any
+    shift: Array | None
 
-    def forward(self, weights: Array) -> Array:
-        """(n, m) float64 products of the standardized features, with a column of ones, and `weights` (d + 1, m)."""
-        xp = array_namespace(self.features)
-        scaled = weights[:-1, :] / self.scale[:, None]
-        shift = weights[-1, :] - self.mean @ scaled
-        n = self.features.shape[0]
-        out = xp.empty((n, weights.shape[1]), dtype=xp.float64)
-        for start in range(0, n, BLOCK_ROWS):
-            block = xp.astype(self.features[start : start + BLOCK_ROWS], xp.float64)
-            out[start : start + BLOCK_ROWS] = block @ scaled + shift
+    def in_float64(self) -> "Design":
+        """The same with float64 products."""
+        xp = array_namespace(self.mean)
+        return replace(self, compute=xp.float64, shift=self.mean)
+
+    @property
+    def rest(self) -> Array:
+        """(d) float64 mean of the blocks as `block` gives them."""
+        if self.shift is None:
+            return self.mean
+        return self.mean - array_namespace(self.mean).astype(self.shift, self.mean.dtype)
+
+    def block(self, start: int, stop: int, scratch: NDArray[Any] | None = None) -> Array:
+        """(b, d) rows in dtype `compute`, less `shift`; NumPy blocks may be written to `scratch`, (b, d) or larger."""
+        rows = self.features[start:stop, :]
+        if self.shift is None:
+            return rows
+        if not isinstance(rows, np.ndarray) or self.compute != np.float32:
+            xp = array_namespace(rows)
+            return xp.astype(rows, self.compute) - self.shift
+        out = np.empty(rows.shape, dtype=np.float32) if scratch is None else scratch[: rows.shape[0]]
+        if rows.dtype == np.float16:
+            _numba.widened(rows.view(np.int16), self.shift, out)
+        else:
+            _numba.shifted(rows, self.shift, out)
         return out
 
-    def adjoint(self, residual: Array) -> Array:
-        """(d + 1, m) float64 products of the transposed standardized features, with ones, and `residual` (n, m)."""
-        xp = array_namespace(self.features)
-        total = xp.zeros((self.features.shape[1], residual.shape[1]), dtype=xp.float64)
-        for start in range(0, self.features.shape[0], BLOCK_ROWS):
-            block = xp.astype(self.features[start : start + BLOCK_ROWS], xp.float64)
-            total += block.T @ residual[start : start + BLOCK_ROWS]
-        ones = xp.sum(residual, axis=0)
-        return xp.concat([(total - self.mean[:, None] * ones) / self.scale[:, None], ones[None, :]], axis=0)
+    def fold(self, weights: Array) -> tuple[Array, Array]:
+        """Weights (K, c, d + 1) on standardized features, the intercept last, as weights (K, c, d) and offsets (K, c)
+        on blocks."""
+        small = weights[:, :, :-1] / self.scale
+        return small, weights[:, :, -1] - array_namespace(small).matmul(small, self.rest)
 
-    def second_moments(self, weights: Array) -> Array:
-        """(d, d) float64 weighted second moments of the standardized features, about their weighted mean.
+    def unfold(self, product: Array, ones: Array) -> Array:
+        """(K, c, d + 1) products of residuals with standardized features and ones, from those with blocks (K, c, d)
+        and with ones (K, c)."""
+        xp = array_namespace(product)
+        centred = (product - ones[:, :, None] * self.rest) / self.scale
+        return xp.concat([centred, ones[:, :, None]], axis=2)
 
-        Strided rows, `SAMPLE_PER_FEATURE` per feature at most, suffice: the result only preconditions.
-        """
-        xp = array_namespace(self.features)
-        d = self.features.shape[1]
-        used = xp.nonzero(weights > 0)[0]
-        rows = used[:: max(1, int(used.shape[0]) // (SAMPLE_PER_FEATURE * d))]
-        block = (xp.astype(self.features[rows], xp.float64) - self.mean) / self.scale
-        share = (weights[rows] / xp.sum(weights[rows]))[:, None]
-        centred = (block - xp.sum(share * block, axis=0)) * xp.sqrt(share)
-        return centred.T @ centred
+    def centred(self, weights: Array) -> Array:
+        """Weights (K, c, d + 1) on features as those on standardized features."""
+        xp = array_namespace(weights)
+        bias = weights[:, :, -1] + weights[:, :, :-1] @ self.mean
+        return xp.concat([weights[:, :, :-1] * self.scale, bias[:, :, None]], axis=2)
+
+    def uncentred(self, weights: Array) -> Array:
+        """Weights (K, c, d + 1) on standardized features as those on features."""
+        xp = array_namespace(weights)
+        inner = weights[:, :, :-1] / self.scale
+        return xp.concat([inner, (weights[:, :, -1] - inner @ self.mean)[:, :, None]], axis=2)
+
+    def standardized(self, rows: NDArray[Any]) -> Array:
+        """(b, d) standardized rows, by index, in dtype `compute`."""
+        xp = array_namespace(self.mean)
+        host = isinstance(self.mean, np.ndarray)
+        chosen = self.features[rows] if host else xp.take(self.features, xp.asarray(rows), axis=0)
+        wide = xp.astype(chosen, self.compute)
+        centre = xp.astype(self.mean, self.compute)
+        rest = xp.astype(self.mean - xp.astype(centre, xp.float64), self.compute)
+        return (wide - centre - rest) * xp.astype(1 / self.scale, self.compute)
+
+    def rows(self, start: int, stop: int, step: int) -> Array:
+        """(b, d) every step-th row in dtype `compute`, less `shift`."""
+        chosen = self.features[start:stop:step, :]
+        xp = array_namespace(chosen)
+        if self.shift is None:
+            return chosen
+        return xp.astype(chosen, self.compute) - self.shift
 
 
-def design(features: Array, *, standardize: bool) -> Design:
-    """Mean and standard deviation of all rows, unweighted, in float64; a feature that does not vary keeps scale 1."""
-    xp = array_namespace(features)
+def design(features: Any, *, standardize: bool, threads: Threads, block_rows: int, small: int = SMALL) -> Design:
+    """Mean and standard deviation of all rows, unweighted, in float64; a feature that does not vary keeps scale 1.
+
+    Centring without standardization changes nothing but the intercept, so it is always done.
+
+    `small` is the number of features times rows up to which products are float64.
+
+    Raises
+    ------
+    ShapeError
+        If a feature is not finite.
+    """
+    first = features[:1, :]
+    xp = array_namespace(first)
     n, d = features.shape
-    if not standardize:
-        return Design(features, xp.zeros(d, dtype=xp.float64), xp.ones(d, dtype=xp.float64))
-    mean = xp.zeros(d, dtype=xp.float64)
-    for start in range(0, n, BLOCK_ROWS):
-        mean += xp.sum(xp.astype(features[start : start + BLOCK_ROWS], xp.float64), axis=0)
-    mean /= n
-    variance = xp.zeros(d, dtype=xp.float64)
-    for start in range(0, n, BLOCK_ROWS):
-        variance += xp.sum((xp.astype(features[start : start + BLOCK_ROWS], xp.float64) - mean) ** 2, axis=0)
-    scale = xp.sqrt(variance / n)
+    if isinstance(first, np.ndarray):
+        mean, scale = _host_moments(features, threads, block_rows)
+    else:
+        mean, scale = _moments(features, block_rows)
+    if not bool(xp.all(xp.isfinite(mean + scale))):
+        raise ShapeError(f"Row {_first_bad(features, block_rows)} of the features is not finite.")
+    largest = xp.max(xp.abs(mean) / xp.where(scale > 0, scale, xp.ones_like(scale)))
     # Rounding leaves a constant feature with a deviation of some ulps of its mean: dividing by it would make noise.
     constant = scale <= 1e-7 * xp.maximum(xp.abs(mean), xp.ones_like(mean) * 1e-30)
-    return Design(features, mean, xp.where(constant, xp.ones_like(scale), scale))
+    scale = xp.where(constant, xp.ones_like(scale), scale) if standardize else xp.ones_like(scale)
+    compute = xp.float64 if first.dtype == xp.float64 or n * d <= small else xp.float32
+    copied = first.dtype != compute or float(largest) > LARGEST_OFFSET
+    return Design(features, mean, scale, compute, xp.astype(mean, compute) if copied else None)
+
+
+def _host_moments(features: Any, threads: Threads, block_rows: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    n, d = features.shape
+    shift = np.asarray(features[: min(n, block_rows), :], dtype=np.float64).mean(axis=0)
+
+    def work(start: int, stop: int) -> NDArray[Any]:
+        sums = np.zeros((2, d))
+        for lo in range(start, stop, block_rows):
+            rows = features[lo : min(lo + block_rows, stop), :]
+            wide = rows.astype(np.float32) if rows.dtype == np.float16 else rows
+            _numba.moments(wide, shift, sums[0], sums[1])
+        return sums
+
+    with np.errstate(all="ignore"):
+        total = np.sum(threads.ranges(work, n, block_rows), axis=0) / n
+        return shift + total[0], np.sqrt(np.maximum(total[1] - total[0] ** 2, 0))
+
+
+def _moments(features: Array, block_rows: int) -> tuple[Array, Array]:
+    xp = array_namespace(features)
+    n = features.shape[0]
+    shift = xp.mean(xp.astype(features[: min(n, block_rows), :], xp.float64), axis=0)
+    first, second = xp.zeros_like(shift), xp.zeros_like(shift)
+    for lo in range(0, n, block_rows):
+        block = xp.astype(features[lo : min(lo + block_rows, features.shape[0]), :], xp.float64) - shift
+        first, second = first + xp.sum(block, axis=0), second + xp.sum(block * block, axis=0)
+    first, second = first / n, second / n
+    return shift + first, xp.sqrt(xp.maximum(second - first * first, xp.zeros_like(first)))
+
+
+def _first_bad(features: Any, block_rows: int) -> int:
+    for lo in range(0, features.shape[0], block_rows):
+        block = features[lo : min(lo + block_rows, features.shape[0]), :]
+        finite = to_numpy(array_namespace(block).isfinite(block)).all(axis=1)
+        if not finite.all():
+            return lo + int(np.argmin(finite))
+    raise AssertionError("moments overflow float64, but every feature is finite")

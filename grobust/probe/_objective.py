@@ -1,4 +1,4 @@
-"""Weighted logistic loss of K heads on the same rows: values and residuals from logits.
+"""Weighted logistic loss of K heads on the same rows: values and residuals from logits, in general array code.
 
 A head of two classes has one column (the logit of class 1), a head of k > 2 classes has k. With class weights
 W = [−u/2, u/2] the softmax of two columns is the sigmoid of u, and ½ λ ‖W‖² = ¼ λ ‖u‖²: both forms are the same
@@ -28,28 +28,28 @@ def losses(logits: Array, labels: Array, weights: Array) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    logits : (n, K, c) float64, c columns per head
-    labels : (n) int64
-    weights : (n, K) float64
+    logits : (K, c, n) floating, c columns per head
+    labels : (n) integers
+    weights : (K, n) of the dtype of the logits
 
     Returns
     -------
-    loss : (K) float64, Σ_i w_i · cross-entropy_i
-    residual : (n, K, c) float64, w_i · (probability − target)
+    loss : (K) float64, Σ_i w_i · cross-entropy_i, summed in float64
+    residual : (K, c, n), w_i · (probability − target)
     """
     xp = array_namespace(logits)
-    if logits.shape[2] == 1:
-        z = logits[:, :, 0]
-        y = xp.astype(labels, z.dtype)[:, None]
+    if logits.shape[1] == 1:
+        z = logits[:, 0, :]
+        y = xp.astype(labels, z.dtype)[None, :]
         small = xp.exp(-xp.abs(z))
         loss = xp.log1p(small) + xp.maximum(z, xp.zeros_like(z)) - y * z
-        probability = xp.where(z >= 0, 1 / (1 + small), small / (1 + small))
-        return xp.sum(loss * weights, axis=0), ((probability - y) * weights)[:, :, None]
-    largest = xp.max(logits, axis=2, keepdims=True)
+        probability = xp.where(z >= 0, xp.ones_like(z), small) / (1 + small)
+        return xp.sum(loss * weights, axis=1, dtype=xp.float64), ((probability - y) * weights)[:, None, :]
+    largest = xp.max(logits, axis=1, keepdims=True)
     exponentials = xp.exp(logits - largest)
-    total = xp.sum(exponentials, axis=2, keepdims=True)
-    classes = xp.arange(logits.shape[2], dtype=labels.dtype)
-    target = xp.astype(labels[:, None] == classes[None, :], logits.dtype)[:, None, :]
-    loss = (xp.log(total) + largest)[:, :, 0] - xp.sum(logits * target, axis=2)
-    residual = (exponentials / total - target) * weights[:, :, None]
-    return xp.sum(loss * weights, axis=0), residual
+    total = xp.sum(exponentials, axis=1, keepdims=True)
+    classes = xp.arange(logits.shape[1], dtype=labels.dtype, device=labels.device)
+    target = xp.astype(classes[:, None] == labels[None, :], logits.dtype)[None, :, :]
+    loss = (xp.log(total) + largest)[:, 0, :] - xp.sum(logits * target, axis=1)
+    residual = (exponentials / total - target) * weights[:, None, :]
+    return xp.sum(loss * weights, axis=1, dtype=xp.float64), residual

@@ -1,244 +1,342 @@
-"""Batched L-BFGS: K heads in lock step, one product with the features forward and one back per iteration.
+"""Batched L-BFGS: K heads in lock step, one pass over the features per iteration.
 
-The line search works on cached logits (they are linear in the step), so it never touches the features. All heads share
-a preconditioner: with second moments G = U diag(e) Uᵀ, the Hessian of head k is at most c G + λ_k I, whose inverse is
-applied for every λ_k from one eigendecomposition. Losses, dots and products are float64.
+Heads that have converged leave the batch. A step of 1 is evaluated together with its gradient; other lengths are found
+on cached logits and cost a second pass for their heads only. A shared preconditioner is bought when the passes so far
+have cost as much as it does (rent or buy: at most twice the better choice). Weights, dots, sums and history are
+float64; products with the features are of the design's dtype.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace, to_numpy
 from grobust.probe._design import Design
-from grobust.probe._objective import losses
+from grobust.probe._passes import Passes
+from grobust.probe._precondition import Preconditioner, references, shared_inverse
+from grobust.probe._threads import Threads
 from grobust.settings import LBFGS
 from grobust.typing import Array
 
 __all__ = ["Solution", "solve"]
 
 # Sufficient decrease and curvature of the line search (Nocedal & Wright, chapter 3).
-DECREASE, CURVATURE = 1e-4, 0.5
+DECREASE, CURVATURE = 1e-4, 0.9
 MAX_TRIALS = 25
-# An eigendecomposition of more features costs more than it saves.
-MAX_PRECONDITIONED = 4096
-# Relative decrease below which float64 losses cannot be told apart.
-ROUNDING = 1e-14
+# Rows per feature that suffice for the preconditioner's second moments.
+SAMPLE_PER_FEATURE = 4
+# Cost of reading a feature, in floating-point operations of a matrix product.
+READ_COST = 40
+# The quasi-Newton estimate of the distance from the minimum may be this much too small.
+SAFETY = 10.0
+# Iterations after which a preconditioner may be built anew, where the heads are by then.
+REFRESH_AFTER = 15
+# A head stalls when its loss has not decreased by more than rounding for so many iterations.
+PATIENCE = 10
+# Relative rounding of the losses.
+ROUNDING_FLOAT32, ROUNDING_FLOAT64 = 1e-7, 1e-14
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Weights (d + 1, K, c) float64, the last row the intercepts, and (K) arrays on the host."""
+    """Weights (K, c, d + 1) float64, the last the intercepts, and (K) arrays on the host."""
 
     weights: Array
     objective: NDArray[Any]
     gap: NDArray[Any]
+    decrement: NDArray[Any]
     grad_norm: NDArray[Any]
     grad_norm_at_zero: NDArray[Any]
     n_iter: NDArray[Any]
     converged: NDArray[Any]
 
+    def replace(self, heads: NDArray[Any], other: "Solution") -> None:
+        """Take another solution of some heads, adding up iterations."""
+        for place, head in enumerate(heads.tolist()):
+            self.weights[head, ...] = other.weights[place, ...]
+        self.n_iter[heads] += other.n_iter
+        for name in ("objective", "gap", "decrement", "grad_norm", "converged"):
+            getattr(self, name)[heads] = getattr(other, name)
+
+
+class _Pair(NamedTuple):
+    """A step, the gradient's change over it, the preconditioned change, and 1 / (step · change) or 0."""
+
+    step: Array
+    change: Array
+    smoothed: Array
+    inverse: Array
+
 
 @dataclass(eq=False)
 class _State:
-    """The heads still running."""
+    """The heads still running: weights w, gradient g, objective f, strengths, and pairs of steps and changes."""
 
     heads: NDArray[Any]
     w: Array
-    z: Array
     g: Array
-    f: Array
-    s: Array
-    l2: Array
-    history: list[tuple[Array, Array, Array]]
+    pg: Array
+    f: NDArray[Any]
+    l2: NDArray[Any]
+    still: NDArray[Any]
+    decrement: NDArray[Any]
+    history: list[_Pair] = field(default_factory=list)
 
-    def keep(self, mask: NDArray[Any]) -> None:
-        """Drop the heads outside `mask`."""
+    def keep(self, chosen: NDArray[Any]) -> None:
         xp = array_namespace(self.w)
-        index = xp.asarray(np.flatnonzero(mask))
-        self.heads = self.heads[mask]
-        self.w, self.z, self.g = self.w[:, index], self.z[:, index], self.g[:, index]
-        self.f, self.s, self.l2 = self.f[index], self.s[:, index], self.l2[index]
-        self.history = [(a[:, index], b[:, index], r[index]) for a, b, r in self.history]
+        index = xp.asarray(chosen)
+        self.heads, self.f, self.l2 = self.heads[chosen], self.f[chosen], self.l2[chosen]
+        self.still, self.decrement = self.still[chosen], self.decrement[chosen]
+        self.w, self.g = xp.take(self.w, index, axis=0), xp.take(self.g, index, axis=0)
+        self.pg = xp.take(self.pg, index, axis=0)
+        self.history = [_Pair(*(xp.take(part, index, axis=0) for part in pair)) for pair in self.history]
 
 
-def solve(design: Design, labels: Array, weights: Array, l2: Array, *, columns: int, settings: LBFGS) -> Solution:
+def solve(
+    design: Design, passes: Passes, start: Array, l2: NDArray[Any], *, settings: LBFGS, threads: Threads
+) -> Solution:
     """Minimize Σ_i s_ik ℓ_i + ½ λ_k ‖W_k‖² for every head k.
 
     Parameters
     ----------
     design : features
-    labels : (n) int64
-    weights : (n, K) float64, columns summing to 1
+    passes : over them, at z = 0
+    start : (K, c, d + 1) float64 initial weights
     l2 : (K) float64, effective strengths λ on the columns used
-    columns : c, columns of logits per head
     """
-    xp = array_namespace(design.features)
-    d, n_heads = design.features.shape[1], weights.shape[1]
-    w = xp.zeros((d + 1, n_heads, columns), dtype=xp.float64)
-    z = xp.zeros((labels.shape[0], n_heads, columns), dtype=xp.float64)
-    loss, residual = losses(z, labels, weights)
-    g = _gradient(design, residual, w, l2)
-    state = _State(np.arange(n_heads), w, z, g, loss, weights, l2, [])
-    start_norm = to_numpy(_norm(g))
-    precondition = _preconditioner(design, weights, columns)
+    xp = array_namespace(start)
+    n_heads = start.shape[0]
+    zero = passes.advance(xp.zeros_like(start))
+    assert zero.gradient is not None
+    start_norm = _host_norm(zero.gradient)
+    w, g, none = xp.zeros_like(start), zero.gradient, np.zeros(n_heads, dtype=np.int64)
+    state = _State(np.arange(n_heads), w, g, g, to_numpy(zero.loss), l2, none, np.full(n_heads, np.inf))
+    if bool(xp.any(start != 0)):
+        state.w = start
+        first = passes.advance(start)
+        assert first.gradient is not None
+        passes.take(np.ones(n_heads))
+        state.f = to_numpy(first.loss) + 0.5 * l2 * to_numpy(_dot(start[:, :, :-1], start[:, :, :-1]))
+        state.g = state.pg = _penalized(first.gradient, start, l2)
+    objective, gap, decrement, norm = np.zeros((4, n_heads))
     result = Solution(
-        xp.zeros_like(w), np.zeros(n_heads), np.zeros(n_heads), np.zeros(n_heads), start_norm,
-        np.zeros(n_heads, dtype=np.int64), np.zeros(n_heads, dtype=bool),
+        xp.zeros_like(start), objective, gap, decrement, norm, start_norm, np.zeros(n_heads, dtype=np.int64),
+        np.zeros(n_heads, dtype=bool),
     )  # fmt: skip
+    precondition: Preconditioner | None = None
+    columns = start.shape[1]
+    n, d = design.features.shape
+    spent = n * d * (4.0 * columns * n_heads + READ_COST)
+    since = 0
+    rows_wanted = int(np.clip(n * (4 * columns * n_heads + READ_COST) / d, SAMPLE_PER_FEATURE * d, n))
+    rounding = ROUNDING_FLOAT64 if design.compute == xp.float64 else ROUNDING_FLOAT32
+    price = _price(n, d, references(l2)[0].size)
+    moved = np.ones(n_heads, dtype=bool)
     for iteration in range(settings.max_iter + 1):
-        norms = to_numpy(_norm(state.g))
-        gap = _gap(norms, to_numpy(state.l2))
-        near = (gap <= settings.rtol * to_numpy(state.f)) | ~np.isfinite(gap)
-        converged = (norms <= settings.gtol * start_norm[state.heads]) & near
-        stuck = np.zeros_like(converged)
-        if iteration < settings.max_iter and not converged.all():
-            stuck = ~_step(state, design, labels, precondition, settings.memory) & ~converged
-        finished = converged | stuck | (iteration == settings.max_iter)
+        stale = since >= REFRESH_AFTER and spent >= 2 * price * rows_wanted / min(n, SAMPLE_PER_FEATURE * d)
+        if spent >= price if precondition is None else stale:
+            precondition = _build(design, passes, state.heads, l2[state.heads], rows_wanted, threads)
+            spent, since = 0.0, 0
+            state.history = []
+            state.pg = precondition(state.g, state.heads)
+        direction = -_two_loop(state)
+        slope = to_numpy(_dot(direction, state.g))
+        norms = _host_norm(state.g)
+        gap = _gap(norms, state.l2)
+        # The larger of two in a row: one alone may be small by luck.
+        latest = np.maximum(-slope / 2, 0)
+        decrement, state.decrement = np.maximum(latest, state.decrement), latest
+        estimate = np.minimum(gap, SAFETY * decrement if precondition is not None else np.inf)
+        converged = (norms <= settings.gtol * start_norm[state.heads]) & (estimate <= settings.rtol * state.f)
+        finished = converged | ~moved | (iteration == settings.max_iter)
         if finished.any():
-            # A converged head may have taken one step more, with the others: a decrease, measured anew.
-            _store(result, state, finished, converged, iteration)
+            _store(result, state, np.flatnonzero(finished), gap, decrement, norms, converged, iteration)
             if finished.all():
                 break
-            state.keep(~finished)
+            left = np.flatnonzero(~finished)
+            state.keep(left)
+            passes.keep(left)
+            direction, slope = xp.take(direction, xp.asarray(left), axis=0), slope[left]
+        moved = _step(state, passes, direction, slope, settings.memory, precondition, rounding)
+        since += 1
+        spent += n * d * (4.0 * columns * state.heads.size + READ_COST)
     return result
 
 
-def _store(result: Solution, state: _State, finished: NDArray[Any], converged: NDArray[Any], iteration: int) -> None:
-    xp = array_namespace(state.w)
+def _price(n: int, d: int, references_used: int) -> float:
+    """Operations of the preconditioner: second moments of some rows, and a factor per reference strength."""
+    return float(min(n, SAMPLE_PER_FEATURE * d) * d * d + references_used * d**3 / 2)
+
+
+def _build(
+    design: Design, passes: Passes, heads: NDArray[Any], l2: NDArray[Any], rows_wanted: int, threads: Threads
+) -> Preconditioner:
+    """Mean Hessian of the running heads' loss, where they are now, from strided rows."""
+    xp = array_namespace(design.mean)
+    n = design.features.shape[0]
+    stride = max(1, n // rows_wanted)
+    rows = np.arange(0, n, stride)
+    curvature = passes.curvature(stride) * (n / rows.size)
+
+    def part(start: int, stop: int) -> tuple[Array, Array]:
+        weight = xp.asarray(curvature[start:stop], dtype=design.compute)
+        block = design.rows(int(rows[start]), int(rows[stop - 1]) + 1, stride)
+        scaled = block * xp.sqrt(weight)[:, None]
+        return weight @ block, scaled.T @ scaled
+
+    parts = threads.ranges(part, rows.size, -(-rows.size // threads.count))
+    first, moments = parts[0]
+    for more, other in parts[1:]:
+        first += more
+        moments += other
+    # The mean's part and the scales: exact enough in the dtype of the products, as this only preconditions.
+    moments -= (first / float(curvature.sum()))[:, None] * first[None, :]
+    inverse = xp.astype(1 / design.scale, design.compute)
+    moments *= inverse[:, None]
+    moments *= inverse
+    return shared_inverse(moments, float(curvature.sum()), heads, l2, threads)
+
+
+def _store(
+    result: Solution, state: _State, finished: NDArray[Any], gap: NDArray[Any], decrement: NDArray[Any],
+    norms: NDArray[Any], converged: NDArray[Any], iteration: int,
+) -> None:  # fmt: skip
     heads = state.heads[finished]
-    index = xp.asarray(np.flatnonzero(finished))
-    result.weights[:, xp.asarray(heads)] = state.w[:, index]
-    norms = to_numpy(_norm(state.g[:, index]))
-    result.objective[heads] = to_numpy(state.f[index])
-    result.grad_norm[heads] = norms
-    result.gap[heads] = _gap(norms, to_numpy(state.l2[index]))
+    for place, head in zip(finished.tolist(), heads.tolist(), strict=True):
+        result.weights[head, ...] = state.w[place, ...]
+    result.objective[heads] = state.f[finished]
+    result.grad_norm[heads] = norms[finished]
+    result.gap[heads] = gap[finished]
+    result.decrement[heads] = decrement[finished]
     result.n_iter[heads] = iteration
     result.converged[heads] = converged[finished]
 
 
-def _step(state: _State, design: Design, labels: Array, precondition: Any, memory: int) -> NDArray[Any]:
-    """One L-BFGS step of every head; (K) bool, whether it made progress."""
+def _step(
+    state: _State,
+    passes: Passes,
+    direction: Array,
+    slope: NDArray[Any],
+    memory: int,
+    precondition: Preconditioner | None,
+    rounding: float,
+) -> NDArray[Any]:
+    """One step of every head; (K) bool, whether it made progress."""
     xp = array_namespace(state.w)
-    direction = -_two_loop(state, precondition)
-    slope = _dot(direction, state.g)
-    # Rounding in the history can spoil a direction: fall back to the preconditioned gradient for that head.
-    bad = slope >= 0
-    if bool(xp.any(bad)):
-        direction = xp.where(bad[None, :, None], -precondition(state.g, state.l2), direction)
-        slope = _dot(direction, state.g)
-    dz = design.forward(xp.reshape(direction, (direction.shape[0], -1)))
-    dz = xp.reshape(dz, state.z.shape)
-    t, f, residual, moved = _line_search(state, labels, direction, dz, slope)
-    step = t[None, :, None] * direction
+    w, d = state.w[:, :, :-1], direction[:, :, :-1]
+    ww, wd, dd = to_numpy(_dot(w, w)), to_numpy(_dot(w, d)), to_numpy(_dot(d, d))
+    lam = state.l2
+    end = passes.advance(direction)
+    assert end.gradient is not None
+    t = np.ones(slope.size)
+    f = to_numpy(end.loss) + 0.5 * lam * (ww + 2 * wd + dd)
+    derivative = to_numpy(end.slope) + lam * (wd + dd)
+    gradient = end.gradient
+    tolerance = rounding * np.abs(state.f)
+    enough = _accept(f, derivative, state.f, slope, t, tolerance)
+    if not enough.all():
+        heads = np.flatnonzero(~enough)
+        found, good = _line_search(
+            passes, heads, state.f[heads], slope[heads], f[heads], derivative[heads], lam[heads], ww[heads], wd[heads],
+            dd[heads], tolerance[heads],
+        )  # fmt: skip
+        t[heads] = np.where(good, found, 0.0)
+        again = passes.evaluate(heads, t[heads], gradient=True)
+        assert again.gradient is not None
+        f[heads] = to_numpy(again.loss) + 0.5 * lam[heads] * (ww + 2 * t * wd + t * t * dd)[heads]
+        for place, head in enumerate(heads.tolist()):
+            gradient[head, ...] = again.gradient[place, ...]
+    passes.take(t)
+    step = xp.asarray(t)[:, None, None] * direction
     state.w = state.w + step
-    state.z = state.z + t[None, :, None] * dz
-    g = _gradient(design, residual, state.w, state.l2)
+    g = _penalized(gradient, state.w, lam)
     change = g - state.g
     curvature = _dot(step, change)
     usable = curvature > 1e-300
     inverse = xp.where(usable, 1 / xp.where(usable, curvature, xp.ones_like(curvature)), xp.zeros_like(curvature))
-    state.history = (
-        [*state.history[-(memory - 1) :], (step, change, inverse)] if memory > 1 else [(step, change, inverse)]
-    )
-    state.g, state.f = g, f
-    return to_numpy(moved)
+    pg = g if precondition is None else precondition(g, state.heads)
+    state.history = [*state.history, _Pair(step, change, pg - state.pg, inverse)][-memory:]
+    before, state.g, state.pg, state.f = state.f, g, pg, f
+    state.still = np.where(before - f > tolerance, 0, state.still + 1)
+    return (t > 0) & (state.still < PATIENCE)
 
 
-def _two_loop(state: _State, precondition: Any) -> Array:
-    """Inverse Hessian estimate times the gradient (Nocedal & Wright, algorithm 7.4), for every head."""
-    xp = array_namespace(state.w)
-    q = state.g
-    alphas = []
-    for step, change, inverse in reversed(state.history):
-        alpha = inverse * _dot(step, q)
-        alphas.append(alpha)
-        q = q - alpha[None, :, None] * change
-    if state.history:
-        step, change, inverse = state.history[-1]
-        smoothed = precondition(change, state.l2)
-        denominator = _dot(change, smoothed)
-        known = (inverse > 0) & (denominator > 0)
-        one = xp.ones_like(denominator)
-        scale = xp.where(known, _dot(step, change) / xp.where(known, denominator, one), one)
-    else:
-        scale = xp.ones(q.shape[1], dtype=q.dtype)
-    r = scale[None, :, None] * precondition(q, state.l2)
-    for (step, change, inverse), alpha in zip(state.history, reversed(alphas), strict=True):
-        beta = inverse * _dot(change, r)
-        r = r + (alpha - beta)[None, :, None] * step
-    return r
+def _accept(
+    f: NDArray[Any], derivative: NDArray[Any], f0: NDArray[Any], slope: NDArray[Any], t: NDArray[Any], tolerance: Any
+) -> NDArray[Any]:
+    accepted = (f <= f0 + DECREASE * t * slope + tolerance) & (np.abs(derivative) <= CURVATURE * np.abs(slope))
+    return np.asarray(accepted)
 
 
 def _line_search(
-    state: _State, labels: Array, direction: Array, dz: Array, slope: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Step lengths by safeguarded secants on φ', which is convex's derivative and so increasing.
+    passes: Passes, heads: NDArray[Any], f0: NDArray[Any], slope: NDArray[Any], f: NDArray[Any],
+    derivative: NDArray[Any], lam: NDArray[Any], ww: NDArray[Any], wd: NDArray[Any], dd: NDArray[Any],
+    tolerance: NDArray[Any],
+) -> tuple[NDArray[Any], NDArray[Any]]:  # fmt: skip
+    """Step lengths by safeguarded secants on φ', which increases; (h) steps and whether they are acceptable."""
+    t = np.ones(heads.size)
+    low, high = np.zeros(heads.size), np.full(heads.size, np.inf)
+    slope_low, slope_high = slope.copy(), np.zeros(heads.size)
+    good = np.zeros(heads.size, dtype=bool)
+    for _ in range(MAX_TRIALS):
+        beyond = ~good & ((derivative > 0) | ~np.isfinite(f))
+        before = ~good & ~beyond
+        high[beyond], slope_high[beyond] = t[beyond], derivative[beyond]
+        low[before], slope_low[before] = t[before], derivative[before]
+        bracketed = np.isfinite(high)
+        width = np.where(bracketed, high - low, 1.0)
+        drop = np.where(np.isfinite(slope_high), slope_high, np.inf) - slope_low
+        secant = low - width * slope_low / np.where(drop > 0, drop, 1.0)
+        inside = np.clip(secant, low + 0.1 * width, low + 0.9 * width)
+        outward = np.where(bracketed, inside, 4 * t)
+        t = np.where(good, t, outward)
+        open_ = np.flatnonzero(~good)
+        tried = passes.evaluate(heads[open_], t[open_], gradient=False)
+        to = t[open_]
+        f = f.copy()
+        derivative = derivative.copy()
+        f[open_] = to_numpy(tried.loss) + 0.5 * lam[open_] * (ww[open_] + 2 * to * wd[open_] + to * to * dd[open_])
+        derivative[open_] = to_numpy(tried.slope) + lam[open_] * (wd[open_] + to * dd[open_])
+        good[open_] = _accept(f[open_], derivative[open_], f0[open_], slope[open_], to, tolerance[open_])
+        if good.all():
+            break
+    return t, good
 
-    Returns
-    -------
-    t, f : (K) step and objective; residual : (n, K, c) there; moved : (K) bool
+
+def _two_loop(state: _State) -> Array:
+    """Inverse Hessian estimate times the gradient (Nocedal & Wright, algorithm 7.4), for every head.
+
+    The preconditioner is linear: its product with the gradient and those with the changes kept give all others.
     """
     xp = array_namespace(state.w)
-    ww, wd = _dot(state.w[:-1], state.w[:-1]), _dot(state.w[:-1], direction[:-1])
-    dd = _dot(direction[:-1], direction[:-1])
-    t = xp.ones_like(slope)
-    low, high = xp.zeros_like(slope), xp.full_like(slope, xp.inf)
-    slope_low, slope_high = slope, xp.zeros_like(slope)
-    tolerance = ROUNDING * xp.abs(state.f)
-    for _ in range(MAX_TRIALS):
-        loss, residual = losses(state.z + t[None, :, None] * dz, labels, state.s)
-        f = loss + 0.5 * state.l2 * (ww + 2 * t * wd + t * t * dd)
-        derivative = xp.sum(residual * dz, axis=(0, 2)) + state.l2 * (wd + t * dd)
-        enough = (f <= state.f + DECREASE * t * slope + tolerance) & (xp.abs(derivative) <= CURVATURE * xp.abs(slope))
-        if bool(xp.all(enough)):
-            break
-        beyond = (derivative > 0) | ~xp.isfinite(f)
-        high, slope_high = xp.where(beyond & ~enough, t, high), xp.where(beyond & ~enough, derivative, slope_high)
-        low, slope_low = xp.where(~beyond & ~enough, t, low), xp.where(~beyond & ~enough, derivative, slope_low)
-        width = high - low
-        bracketed = xp.isfinite(width)
-        safe = xp.where(bracketed, width, xp.ones_like(width))
-        drop = slope_high - slope_low
-        secant = low + safe * (-slope_low) / xp.where(drop > 0, drop, xp.ones_like(drop))
-        inside = xp.minimum(xp.maximum(secant, low + 0.1 * safe), low + 0.9 * safe)
-        t = xp.where(enough, t, xp.where(bracketed, inside, 2 * t))
-    # A head without a usable step stays where it is.
-    moved = f < state.f
-    t = xp.where(f <= state.f + tolerance, t, xp.zeros_like(t))
-    if not bool(xp.all(t > 0)):
-        loss, residual = losses(state.z + t[None, :, None] * dz, labels, state.s)
-        f = loss + 0.5 * state.l2 * (ww + 2 * t * wd + t * t * dd)
-    return t, f, residual, moved
+    q = state.g
+    alphas = []
+    for pair in reversed(state.history):
+        alpha = pair.inverse * _dot(pair.step, q)
+        alphas.append(alpha)
+        q = q - alpha[:, None, None] * pair.change
+    r = state.pg
+    for pair, alpha in zip(reversed(state.history), alphas, strict=True):
+        r = r - alpha[:, None, None] * pair.smoothed
+    if state.history:
+        last = state.history[-1]
+        denominator = _dot(last.change, last.smoothed)
+        known = (last.inverse > 0) & (denominator > 0)
+        one = xp.ones_like(denominator)
+        scale = xp.where(known, _dot(last.step, last.change) / xp.where(known, denominator, one), one)
+        r = scale[:, None, None] * r
+    for pair, alpha in zip(state.history, reversed(alphas), strict=True):
+        beta = pair.inverse * _dot(pair.change, r)
+        r = r + (alpha - beta)[:, None, None] * pair.step
+    return r
 
 
-def _gradient(design: Design, residual: Array, w: Array, l2: Array) -> Array:
+def _penalized(gradient: Array, w: Array, l2: NDArray[Any]) -> Array:
     xp = array_namespace(w)
-    g = xp.reshape(design.adjoint(xp.reshape(residual, (residual.shape[0], -1))), w.shape)
-    g[:-1] += l2[None, :, None] * w[:-1]
-    return g
-
-
-def _preconditioner(design: Design, weights: Array, columns: int) -> Any:
-    """(gradient (d + 1, K, c), λ (K)) → gradient times (c G + λ I)⁻¹, intercepts by their own curvature."""
-    xp = array_namespace(weights)
-    # Largest curvature of the loss by a logit: ¼ for the sigmoid, and that of a uniform softmax otherwise.
-    curvature = 0.25 if columns == 1 else (1 - 1 / columns) / columns
-    d = design.features.shape[1]
-    if d > MAX_PRECONDITIONED:
-        return lambda g, l2: g
-    values, vectors = xp.linalg.eigh(design.second_moments(xp.mean(weights, axis=1)))
-    values = curvature * xp.maximum(values, xp.zeros_like(values)) + 1e-10 * xp.max(values) + 1e-30
-
-    def apply(g: Array, l2: Array) -> Array:
-        flat = vectors.T @ xp.reshape(g[:-1], (d, -1))
-        scaled = xp.reshape(flat, g[:-1].shape) / (values[:, None, None] + l2[None, :, None])
-        back = xp.reshape(vectors @ xp.reshape(scaled, (d, -1)), g[:-1].shape)
-        return xp.concat([back, g[-1:] / curvature], axis=0)
-
-    return apply
+    lam = xp.asarray(l2)[:, None, None]
+    return xp.concat([gradient[:, :, :-1] + lam * w[:, :, :-1], gradient[:, :, -1:]], axis=2)
 
 
 def _gap(norms: NDArray[Any], l2: NDArray[Any]) -> NDArray[Any]:
@@ -249,9 +347,10 @@ def _gap(norms: NDArray[Any], l2: NDArray[Any]) -> NDArray[Any]:
 
 def _dot(a: Array, b: Array) -> Array:
     xp = array_namespace(a)
-    return xp.sum(a * b, axis=(0, 2))
+    if isinstance(a, np.ndarray):
+        return np.einsum("kcd,kcd->k", a, b)
+    return xp.sum(a * b, axis=(1, 2))
 
 
-def _norm(g: Array) -> Array:
-    xp = array_namespace(g)
-    return xp.sqrt(_dot(g, g))
+def _host_norm(g: Array) -> NDArray[Any]:
+    return np.asarray(np.sqrt(to_numpy(_dot(g, g))))

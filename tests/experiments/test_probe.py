@@ -141,7 +141,7 @@ def test_empty_group_is_carried_through(tmp_path: Path) -> None:
     [
         ({"l2": (0.0,)}, ConfigError), ({"seeds": ()}, ConfigError), ({"seeds": (1, 1)}, ConfigError),
         ({"seeds": (-1,)}, ConfigError), ({"ratio": 0.5, "balance": (BalanceMethod.MIXTURE,)}, ConfigError),
-        ({"gtol": 0.0}, ConfigError), ({"device": "tpu"}, DeviceError),
+        ({"rtol": 0.0}, ConfigError), ({"device": "tpu"}, DeviceError),
     ],
 )  # fmt: skip
 def test_bad_settings(store: Path, changes: dict[str, object], error: type[Exception]) -> None:

@@ -1,0 +1,334 @@
+"""The element-wise stage on the CPU: compiled loops over one block of rows, float32 in, float64 sums out.
+
+NumPy would walk the block a dozen times; these loops walk it once, with exponentials and logarithms that the compiler
+can vectorize. They release the interpreter lock, so that several threads can each work on their own rows. They equal
+`grobust.probe._objective` (by test) to float32 rounding.
+"""
+
+# mypy: disallow_untyped_decorators=false
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+__all__ = [
+    "advance",
+    "backward",
+    "class_totals",
+    "encode",
+    "evaluate",
+    "expand",
+    "forward",
+    "moments",
+    "shifted",
+    "widened",
+]
+
+# Sums may be reordered, which vectorization needs; NaN and infinities keep their meaning.
+MATH = {"reassoc", "nsz", "arcp", "contract"}
+LOG2_E = np.float32(1.4426950408889634)
+# ln 2 in two parts, the first with trailing zeros, so that k times it is exact.
+LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+SMALLEST = np.float32(-87.0)
+CODES = 256
+
+
+@intrinsic
+def _bits(typingctx: Any, integer: Any) -> Any:
+    """The float32 of an int32's bits."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), build
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH, inline="always")
+def _exp(x: Any) -> Any:
+    """e^x for x ≤ 0, to 2 ulp: 2^k times the Taylor series on |f| ≤ ln 2 / 2."""
+    x = max(x, SMALLEST)
+    k = np.int32(x * LOG2_E - np.float32(0.5))
+    f = x - np.float32(k) * LN2_HIGH - np.float32(k) * LN2_LOW
+    p = np.float32(1 / 5040)
+    p = p * f + np.float32(1 / 720)
+    p = p * f + np.float32(1 / 120)
+    p = p * f + np.float32(1 / 24)
+    p = p * f + np.float32(1 / 6)
+    p = p * f + np.float32(0.5)
+    p = p * f + np.float32(1)
+    p = p * f + np.float32(1)
+    return p * _bits(np.int32((k + np.int32(127)) << np.int32(23)))
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH, inline="always")
+def _log1p(e: Any) -> Any:
+    """log(1 + e) for 0 ≤ e ≤ 1: 2 atanh(e / (2 + e)), whose argument is at most 1/3."""
+    s = e / (np.float32(2) + e)
+    q = s * s
+    p = np.float32(2 / 15)
+    p = p * q + np.float32(2 / 13)
+    p = p * q + np.float32(2 / 11)
+    p = p * q + np.float32(2 / 9)
+    p = p * q + np.float32(2 / 7)
+    p = p * q + np.float32(2 / 5)
+    p = p * q + np.float32(2 / 3)
+    p = p * q + np.float32(2)
+    return p * s
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
+def advance(
+    z: Any, dz: Any, step: Any, new: Any, offset: Any, labels: Any, weights: Any, weighting: Any, lo: int,
+    residual: Any, sums: Any, work: Any,
+) -> None:  # fmt: skip
+    """Take the last step, store the new direction's logits, and evaluate at a step of 1 along it.
+
+    Parameters
+    ----------
+    z, dz : (K, c, n) float32, updated in columns lo … lo + r: z += step · dz, dz = new + offset
+    step : (K) float32; new : (K, c, r) float32; offset : (K, c) float32
+    labels : (r) int32; weights : (U, r) float32; weighting : (K), the row of `weights` of each head
+    residual : (K, c, r) float32, out
+    sums : (K, 2 + c) float64, added to: loss, slope along dz, and residual sums
+    work : (3, r) float32
+    """
+    heads, columns, rows = new.shape
+    for k in range(heads):
+        t = step[k]
+        for c in range(columns):
+            shift = offset[k, c]
+            for i in range(rows):
+                d = new[k, c, i] + shift
+                z[k, c, lo + i] += t * dz[k, c, lo + i]
+                dz[k, c, lo + i] = d
+                residual[k, c, i] = z[k, c, lo + i] + d
+        _residuals(k, residual, labels, weights[weighting[k]], sums, work)
+        _slope(k, residual, dz, lo, sums)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
+def evaluate(
+    z: Any, dz: Any, heads: Any, step: Any, labels: Any, weights: Any, weighting: Any, lo: int, residual: Any,
+    sums: Any, work: Any,
+) -> None:  # fmt: skip
+    """The same at z + step · dz, for the listed heads; nothing is stored but residual and sums."""
+    _, columns, rows = residual.shape
+    for j in range(heads.size):
+        k = heads[j]
+        for c in range(columns):
+            for i in range(rows):
+                residual[j, c, i] = z[k, c, lo + i] + step[j] * dz[k, c, lo + i]
+        _residuals(j, residual, labels, weights[weighting[k]], sums, work)
+        for c in range(columns):
+            slope = 0.0
+            for i in range(rows):
+                slope += np.float64(residual[j, c, i]) * np.float64(dz[k, c, lo + i])
+            sums[j, 1] += slope
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
+def _slope(k: int, residual: Any, dz: Any, lo: int, sums: Any) -> None:
+    _, columns, rows = residual.shape
+    for c in range(columns):
+        slope = 0.0
+        for i in range(rows):
+            slope += np.float64(residual[k, c, i]) * np.float64(dz[k, c, lo + i])
+        sums[k, 1] += slope
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
+def _residuals(k: int, residual: Any, labels: Any, weights: Any, sums: Any, work: Any) -> None:
+    """Turn logits, given in `residual`, into weighted residuals; add up loss and residuals."""
+    _, columns, rows = residual.shape
+    loss = 0.0
+    if columns == 1:
+        total = 0.0
+        for i in range(rows):
+            z, y, w = residual[k, 0, i], np.float32(labels[i]), weights[i]
+            e = _exp(-abs(z))
+            inverse = np.float32(1) / (np.float32(1) + e)
+            r = ((inverse if z >= 0 else e * inverse) - y) * w
+            residual[k, 0, i] = r
+            loss += np.float64((_log1p(e) + max(z, np.float32(0)) - y * z) * w)
+            total += np.float64(r)
+        sums[k, 0] += loss
+        sums[k, 2] += total
+        return
+    largest, exponentials, target = work[0], work[1], work[2]
+    for i in range(rows):
+        largest[i] = residual[k, 0, i]
+        exponentials[i] = np.float32(0)
+    for c in range(1, columns):
+        for i in range(rows):
+            largest[i] = max(largest[i], residual[k, c, i])
+    for c in range(columns):
+        for i in range(rows):
+            shifted = residual[k, c, i] - largest[i]
+            if labels[i] == c:
+                target[i] = shifted
+            e = _exp(shifted)
+            exponentials[i] += e
+            residual[k, c, i] = e
+    for i in range(rows):
+        loss += np.float64((np.log(exponentials[i]) - target[i]) * weights[i])
+        exponentials[i] = weights[i] / exponentials[i]
+    sums[k, 0] += loss
+    for c in range(columns):
+        total = 0.0
+        for i in range(rows):
+            r = residual[k, c, i] * exponentials[i] - (weights[i] if labels[i] == c else np.float32(0))
+            residual[k, c, i] = r
+            total += np.float64(r)
+        sums[k, 2 + c] += total
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
+def forward(weights: Any, block: Any, out: Any) -> None:
+    """out = weights · blockᵀ in float32, (M, d) and (r, d) to (M, r), for few weights: BLAS packs what is read once."""
+    rows, d = block.shape
+    full = rows - rows % 4
+    for m in range(weights.shape[0]):
+        for i in range(0, full, 4):
+            s0, s1, s2, s3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            for j in range(d):
+                w = weights[m, j]
+                s0 += w * block[i, j]
+                s1 += w * block[i + 1, j]
+                s2 += w * block[i + 2, j]
+                s3 += w * block[i + 3, j]
+            out[m, i], out[m, i + 1], out[m, i + 2], out[m, i + 3] = s0, s1, s2, s3
+        for i in range(full, rows):
+            s0 = np.float32(0)
+            for j in range(d):
+                s0 += weights[m, j] * block[i, j]
+            out[m, i] = s0
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
+def backward(residual: Any, block: Any, out: Any) -> None:
+    """out = residual · block in float32, (M, r) and (r, d) to (M, d), for few residuals."""
+    rows, d = block.shape
+    full = rows - rows % 4
+    for m in range(residual.shape[0]):
+        out[m, :] = 0
+        for i in range(0, full, 4):
+            r0, r1, r2, r3 = residual[m, i], residual[m, i + 1], residual[m, i + 2], residual[m, i + 3]
+            for j in range(d):
+                out[m, j] += r0 * block[i, j] + r1 * block[i + 1, j] + r2 * block[i + 2, j] + r3 * block[i + 3, j]
+        for i in range(full, rows):
+            r0 = residual[m, i]
+            for j in range(d):
+                out[m, j] += r0 * block[i, j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def expand(codes: Any, values: Any, lo: int, out: Any) -> None:
+    """out[u, i] = values[u, codes[u, lo + i]]."""
+    weightings, rows = out.shape
+    for u in range(weightings):
+        for i in range(rows):
+            out[u, i] = values[u, codes[u, lo + i]]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def encode(weights: Any, codes: Any, values: Any) -> int:
+    """Write each weight's code and the distinct values; their number, or −1 if there are more than `CODES`."""
+    known = 0
+    for i in range(weights.size):
+        w = weights[i]
+        code = 0
+        while code < known and values[code] != w:
+            code += 1
+        if code == known:
+            if known == CODES:
+                return -1
+            values[known] = w
+            known += 1
+        codes[i] = code
+    return known
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def class_totals(codes: Any, labels: Any, counts: Any) -> None:
+    """Add the rows of each code and class to counts (CODES, k)."""
+    for i in range(codes.size):
+        counts[codes[i], labels[i]] += 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
+def moments(block: Any, shift: Any, first: Any, second: Any) -> None:
+    """Add Σ (x − shift) and Σ (x − shift)² of a block (r, d) to float64 accumulators (d)."""
+    rows, d = block.shape
+    for i in range(rows):
+        for j in range(d):
+            v = np.float64(block[i, j]) - shift[j]
+            first[j] += v
+            second[j] += v * v
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def shifted(block: Any, shift: Any, out: Any) -> None:
+    """out = block − shift, in float32 (r, d)."""
+    rows, d = block.shape
+    for i in range(rows):
+        for j in range(d):
+            out[i, j] = block[i, j] - shift[j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def widened(bits: Any, shift: Any, out: Any) -> None:
+    """out = float16 − shift in float32 (r, d), from the float16's bits as int16; finite values only."""
+    rows, d = bits.shape
+    for i in range(rows):
+        for j in range(d):
+            wide = (np.int32(bits[i, j]) << np.int32(13)) & np.int32(-1879056384)
+            out[i, j] = _bits(wide) * np.float32(2.0**112) - shift[j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def coordinate_descent(
+    hessian: Any, gradient: Any, at: Any, l1: float, l2: float, delta: Any, sweeps: int, tolerance: float
+) -> int:
+    """Minimize gᵀδ + ½ δᵀ H δ + ½ λ₂ ‖w + δ‖² + λ₁ ‖w + δ‖₁ over δ, coordinate by coordinate; the last is free.
+
+    Parameters
+    ----------
+    hessian : (p + 1, p + 1) float64; gradient, at : (p + 1) float64, w in `at`, without the penalties' part
+    delta : (p + 1) float64, in and out
+    sweeps : most sweeps; a sweep over all coordinates is followed by sweeps over those that are not zero
+    tolerance : stop when no coordinate changes the model by more than this
+    """
+    size = gradient.size
+    slope = gradient.copy()
+    for j in range(size):
+        if delta[j] != 0:
+            for i in range(size):
+                slope[i] += delta[j] * hessian[j, i]
+    whole = True
+    for sweep in range(sweeps):
+        largest = 0.0
+        for j in range(size):
+            w = at[j] + delta[j]
+            free = j == size - 1
+            if not whole and not free and w == 0:
+                continue
+            curvature = hessian[j, j] + (0.0 if free else l2) + 1e-300
+            target = w - (slope[j] + (0.0 if free else l2 * w)) / curvature
+            if not free:
+                threshold = l1 / curvature
+                target = np.sign(target) * max(abs(target) - threshold, 0.0)
+            change = target - w
+            if change != 0:
+                delta[j] += change
+                for i in range(size):
+                    slope[i] += change * hessian[j, i]
+                largest = max(largest, 0.5 * curvature * change * change)
+        if largest <= tolerance:
+            if whole:
+                return sweep + 1
+            whole = True
+        else:
+            whole = False
+    return sweeps

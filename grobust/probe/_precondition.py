@@ -1,0 +1,83 @@
+"""A shared preconditioner: with second moments G of some rows, head k's Hessian is about c G + λ_k I.
+
+One Cholesky factor per reference strength, half a decade apart, serves all heads near it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky
+
+from grobust.arrays import array_namespace
+from grobust.probe._threads import Threads
+from grobust.typing import Array
+
+__all__ = ["Preconditioner", "references", "shared_inverse"]
+
+# Maps gradients (K, c, d + 1) of the listed heads to steps.
+Preconditioner = Callable[[Array, NDArray[Any]], Array]
+MAX_REFERENCES = 8
+# Keeps the factorization going where features are collinear and λ is tiny, as a share of the mean diagonal.
+RIDGE = 1e-6
+
+
+def references(l2: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Reference strengths (r) half a decade apart (or `MAX_REFERENCES` evenly), and the nearest for each λ (K)."""
+    logs = np.log10(np.maximum(l2, 1e-12))
+    grid = np.unique(np.round(2 * logs) / 2)
+    if grid.size > MAX_REFERENCES:
+        grid = np.linspace(logs.min(), logs.max(), MAX_REFERENCES)
+    nearest = np.abs(logs[:, None] - grid).argmin(axis=1)
+    used, nearest = np.unique(nearest, return_inverse=True)
+    return 10 ** grid[used], nearest
+
+
+def shared_inverse(
+    moments: Array, bias: float, heads: NDArray[Any], l2: NDArray[Any], threads: Threads
+) -> Preconditioner:
+    """Apply (G + λ_k I)⁻¹ to the features' part of a gradient and 1 / bias to the intercepts'.
+
+    Parameters
+    ----------
+    moments : (d, d) Hessian G of the loss
+    bias : its second derivative by the intercept
+    heads, l2 : (K) heads and their strengths
+    """
+    xp = array_namespace(moments)
+    host = isinstance(moments, np.ndarray)
+    strengths, of_given = references(l2)
+    nearest = np.empty(int(heads.max()) + 1, dtype=np.int64)
+    nearest[heads] = of_given
+    d = moments.shape[0]
+    ridge = RIDGE * float(xp.linalg.trace(moments)) / d
+
+    def factor(strength: float) -> Array:
+        matrix = moments + (strength + ridge) * xp.eye(d, dtype=moments.dtype)
+        return cholesky(matrix, lower=True, check_finite=False, overwrite_a=True) if host else xp.linalg.inv(matrix)
+
+    factors = threads.map(factor, strengths.tolist())
+
+    def apply(gradient: Array, heads: NDArray[Any]) -> Array:
+        of = nearest[heads]
+        parts, places = [], []
+        for r, solver in enumerate(factors):
+            chosen = np.flatnonzero(of == r)
+            if not chosen.size:
+                continue
+            part = gradient if chosen.size == of.size else xp.take(gradient, xp.asarray(chosen), axis=0)
+            columns = xp.reshape(part[:, :, :-1], (-1, d))
+            if host:
+                solved = cho_solve((solver, True), columns.T.astype(solver.dtype), check_finite=False).T
+            else:
+                solved = xp.astype(columns, solver.dtype) @ solver
+            solved = xp.reshape(xp.astype(solved, gradient.dtype), part[:, :, :-1].shape)
+            parts.append(xp.concat([solved, part[:, :, -1:] / bias], axis=2))
+            places.append(chosen)
+        if len(parts) == 1:
+            return parts[0]
+        order = np.argsort(np.concatenate(places))
+        return xp.take(xp.concat(parts, axis=0), xp.asarray(order), axis=0)
+
+    return apply

@@ -1,0 +1,52 @@
+"""Rows and factorizations over threads of our own, with BLAS on one thread inside each.
+
+BLAS's threads would wait for each other at every small product, and those of NumPy's and SciPy's own copies would take
+turns in spinning; one level of threads, over large pieces of work, does neither.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+__all__ = ["Threads", "threads"]
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class Threads:
+    """A pool for the length of a solve. Results come in the order of the work, so sums do not depend on luck."""
+
+    def __init__(self, pool: ThreadPoolExecutor, count: int, blas: ThreadpoolController) -> None:
+        self.count, self._blas = count, blas
+        self._pool = pool
+
+    def map(self, work: Callable[[S], T], items: Sequence[S]) -> list[T]:
+        """``[work(item) for item in items]``, side by side; a single item has BLAS's threads to itself."""
+        if len(items) == 1:
+            with self._blas.limit(limits=self.count):
+                return [work(items[0])]
+        return list(self._pool.map(work, items))
+
+    def ranges(self, work: Callable[[int, int], T], n: int, block_rows: int) -> list[T]:
+        """Call ``work(start, stop)`` on stretches of whole blocks that together are the rows 0 … n."""
+        blocks = -(-n // block_rows)
+        count = min(self.count, blocks)
+        edges = [min(n, block_rows * (blocks * i // count)) for i in range(count + 1)]
+        if count == 1:
+            return [work(0, n)]
+        return list(self._pool.map(work, edges[:-1], edges[1:]))
+
+
+@contextmanager
+def threads() -> Iterator[Threads]:
+    """As many threads as BLAS has, and no more than this process may run on; BLAS itself has one meanwhile."""
+    blas = ThreadpoolController().select(user_api="blas")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min([cores, *(library["num_threads"] for library in blas.info())])
+    with blas.limit(limits=1), ThreadPoolExecutor(count) as pool:
+        yield Threads(pool, count, blas)

@@ -1,0 +1,105 @@
+"""l1 and elastic-net heads against scikit-learn's saga, their duality gap, and sparsity."""
+
+import warnings
+
+import numpy as np
+import pytest
+from probe_problems import objective, problem, row_weights, standardized
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from grobust.arrays import to_numpy
+from grobust.probe import LBFGS, FitStatus, Head, fit_probe, fit_probes
+
+
+def one_column(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's single column as two."""
+    return (np.vstack([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])) if len(weight) == 1 else (
+        weight, bias)  # fmt: skip
+
+
+@pytest.mark.parametrize("weighting", ["equal", "class", "subset"])
+@pytest.mark.parametrize("share", [1.0, 0.3])
+@pytest.mark.parametrize(("n", "d", "k"), [(300, 25, 2), (300, 20, 3), (70, 120, 2)])
+def test_objective_and_support_are_scikit_learns(n: int, d: int, k: int, share: float, weighting: str) -> None:
+    x, y = problem(n, d, k)
+    weights = row_weights(weighting, y)
+    if weighting == "subset":
+        # saga does not converge on weights that differ much: rows in or out, cut out for it.
+        weights = (weights > 0).astype(float)
+    xs, kept = standardized(x), weights > 0
+    strength = 0.01
+    l1, l2 = share * strength, (1 - share) * strength * (2 if k == 2 else 1)
+    fit = fit_probe(x, y, n_classes=k, weights=weights, l1=l1, l2=l2, solver=LBFGS(rtol=1e-9))
+    # Float32 features: their products bound the gap that can be shown.
+    assert fit.gap <= 1e-6 * fit.objective
+    model = LogisticRegression(
+        C=1 / (strength * kept.sum()), l1_ratio=share, solver="saga", tol=1e-8, max_iter=30_000, random_state=0
+    )
+    with warnings.catch_warnings():
+        # Where saga crawls, its objective still has to agree.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(xs[kept], y[kept], sample_weight=weights[kept] / weights[kept].mean())
+    w, b = one_column(model.coef_, model.intercept_)
+
+    def value(w: np.ndarray, b: np.ndarray) -> float:
+        return objective(xs, y, weights, l2, w, b) + l1 * float(np.abs(w).sum())
+
+    spread = np.where(x.astype(np.float64).std(axis=0) < 1e-6, 1, x.astype(np.float64).std(axis=0))
+    ours = to_numpy(fit.probe.weight) * spread
+    bias = to_numpy(fit.probe.bias) + to_numpy(fit.probe.weight) @ x.astype(np.float64).mean(axis=0)
+    assert value(ours, bias) == pytest.approx(fit.objective, rel=1e-6)
+    assert fit.objective == pytest.approx(value(w, b), rel=1e-6)
+    clear = np.abs(w) > 1e-3
+    assert (ours[clear] != 0).all()
+    assert (np.abs(ours[w == 0]) < 1e-3).all()
+
+
+def test_any_weights_by_a_bounded_solver() -> None:
+    """Weights of every size, by scipy on w = u - v with u, v ≥ 0, where the objective is smooth."""
+    x, y = problem(200, 10, 2)
+    weights, xs, l1 = row_weights("subset", y), standardized(x), 0.02
+    signs = 2.0 * y - 1
+
+    def split(v: np.ndarray) -> tuple[float, np.ndarray]:
+        z = xs @ (v[:10] - v[10:20]) + v[20]
+        residual = -signs * weights / weights.sum() / (1 + np.exp(signs * z))
+        value = weights @ np.logaddexp(0, -signs * z) / weights.sum() + l1 * v[:20].sum()
+        slope = residual @ xs
+        return float(value), np.concatenate([slope + l1, l1 - slope, [residual.sum()]])
+
+    bounds = [(0, None)] * 20 + [(None, None)]
+    best = minimize(split, np.zeros(21), jac=True, bounds=bounds, method="L-BFGS-B", options={"ftol": 1e-14}).fun
+    fit = fit_probe(x, y, n_classes=2, weights=weights, l1=l1, l2=0.0)
+    assert fit.objective == pytest.approx(best, rel=1e-6)
+
+
+def test_a_path_goes_from_nothing_to_much() -> None:
+    x, y = problem(400, 30, 2)
+    strengths = (1.0, 0.1, 0.03, 0.01, 0.001)
+    fits = fit_probes(x, y, [Head(l1=l1, l2=0.0) for l1 in strengths], n_classes=2)
+    sizes = [int((to_numpy(fit.probe.weight)[0] != 0).sum()) for fit in fits]
+    assert sizes[0] == 0
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 5
+    assert all(fit.status is FitStatus.CONVERGED for fit in fits)
+    assert all(fit.gap <= 1e-6 * fit.objective for fit in fits)
+
+
+def test_blocks_and_heads_make_no_difference() -> None:
+    x, y = problem(500, 30, 3)
+    heads = [Head(l1=l1, l2=l2, weights=row_weights("subset", y)) for l1, l2 in ((0.01, 0.0), (0.003, 0.01))]
+    whole = fit_probes(x, y, heads, n_classes=3)
+    pieces = fit_probes(x, y, heads, n_classes=3, max_bytes=8 * 30 * 64)
+    for a, b, head in zip(whole, pieces, heads, strict=True):
+        alone = fit_probe(x, y, n_classes=3, weights=head.weights, l1=head.l1, l2=head.l2)
+        assert a.objective == pytest.approx(b.objective, rel=2e-6)
+        assert a.objective == pytest.approx(alone.objective, rel=2e-6)
+
+
+def test_status_says_what_to_try() -> None:
+    x, y = problem(400, 30, 2)
+    fit = fit_probe(x, y, n_classes=2, l1=1e-4, l2=0.0, solver=LBFGS(max_iter=1))
+    assert fit.status is FitStatus.MAX_ITER
+    assert "raise max_iter" in fit.message
