@@ -4,11 +4,15 @@ Rows are sorted by length and cut into batches, and batches into parts, by a rul
 that was killed and resumed therefore forms the very same batches, and its store equals that of a run left in peace.
 """
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -171,8 +175,9 @@ def extract_features(
     plan = StorePlan(provenance, dataset.groups, dataset.split, dataset.sample_ids, backbone.dim)
     with PartsWriter(target, plan, resume=resume, overwrite=overwrite) as writer:
         resumed = int(writer.done.sum())
-        run = _Run(dataset, backbone, settings, writer, started, on_progress)
-        run.all_parts()
+        with _interrupts() as interrupted:
+            run = _Run(dataset, backbone, settings, writer, started, on_progress, interrupted)
+            run.all_parts()
         writer.finish()
         seconds = time.perf_counter() - started
         n_done = int(writer.done.sum()) - resumed - len(run.skipped)
@@ -189,6 +194,30 @@ def extract_features(
     )
 
 
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Ctrl-C as an event that is looked at between batches, and as itself when pressed twice.
+
+    Raised wherever the interpreter happens to be, an interrupt is lost inside a destructor or a callback of a library.
+    """
+    event = threading.Event()
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
+        yield event
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            signal.default_int_handler(number, frame)
+        event.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 class _Run:
     """One pass over the pending parts."""
 
@@ -200,7 +229,9 @@ class _Run:
         writer: PartsWriter,
         started: float,
         on_progress: Callable[[Progress], None] | None,
+        interrupted: threading.Event,
     ) -> None:
+        self.interrupted = interrupted
         self.dataset, self.backbone, self.settings, self.writer = dataset, backbone, settings, writer
         self.on_progress, self.started = on_progress, started
         self.skipped: list[tuple[str, str]] = []
@@ -220,6 +251,8 @@ class _Run:
             rows: list[NDArray[Any]] = []
             features: list[NDArray[Any]] = []
             for _ in part:
+                if self.interrupted.is_set():
+                    raise KeyboardInterrupt
                 batch = next(loaded)
                 self._report_failures(batch)
                 if batch.rows.size:

@@ -20,7 +20,7 @@ __all__ = ["Preconditioner", "references", "shared_inverse"]
 Preconditioner = Callable[[Array, NDArray[Any]], Array]
 MAX_REFERENCES = 8
 # Keeps the factorization going where features are collinear and λ is tiny, as a share of the mean diagonal.
-RIDGE = 1e-6
+RIDGE, MAX_RIDGES = 1e-6, 12
 
 
 def references(l2: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -54,8 +54,17 @@ def shared_inverse(
     ridge = RIDGE * float(xp.linalg.trace(moments)) / d
 
     def factor(strength: float) -> Array:
-        matrix = moments + (strength + ridge) * xp.eye(d, dtype=moments.dtype)
-        return cholesky(matrix, lower=True, check_finite=False, overwrite_a=True) if host else xp.linalg.inv(matrix)
+        share = ridge
+        for _ in range(MAX_RIDGES):
+            matrix = moments + (strength + share) * xp.eye(d, dtype=moments.dtype)
+            if not host:
+                return xp.linalg.inv(matrix)
+            try:
+                return cholesky(matrix, lower=True, check_finite=False, overwrite_a=True)
+            except np.linalg.LinAlgError:
+                # Rounding of a large eigenvalue can exceed the ridge where many features are collinear.
+                share *= 10
+        raise AssertionError("the Hessian of the loss is positive semi-definite and finite")
 
     factors = threads.map(factor, strengths.tolist())
 

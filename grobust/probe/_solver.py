@@ -143,6 +143,11 @@ def solve(
             state.pg = precondition(state.g, state.heads)
         direction = -_two_loop(state)
         slope = to_numpy(_dot(direction, state.g))
+        uphill = slope >= 0
+        if uphill.any():
+            # Rounding can spoil a preconditioner or the history: those heads go down the gradient.
+            direction = xp.where(xp.asarray(uphill)[:, None, None], -state.g, direction)
+            slope = to_numpy(_dot(direction, state.g))
         norms = _host_norm(state.g)
         gap = _gap(norms, state.l2)
         # The larger of two in a row: one alone may be small by luck.

@@ -242,6 +242,16 @@ def test_small_supports_are_solved_on_their_rows(rng: np.random.Generator) -> No
     )
 
 
+def test_collinear_features_do_not_stop_the_preconditioner() -> None:
+    """Float32 moments whose rounding exceeds the ridge: a few directions carry everything."""
+    rng = np.random.default_rng(0)
+    basis = rng.standard_normal((4, 300))
+    x = (rng.standard_normal((900, 4)) * [1e4, 1, 1, 1e-2] @ basis).astype(np.float32)
+    y = (x[:, 0] + 1e3 * rng.standard_normal(900) > 0).astype(np.int64)
+    fits = fit_probes(x, y, [Head(l2=l2) for l2 in STRENGTHS], n_classes=2)
+    assert all(fit.status is FitStatus.CONVERGED for fit in fits), [fit.message for fit in fits]
+
+
 def test_heads_may_differ_in_classes() -> None:
     x, y = problem(600, 15, 3)
     pair = (y == 2).astype(np.int64)
