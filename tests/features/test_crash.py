@@ -23,6 +23,8 @@ from grobust.features.store import FeatureStore, parts_folder
 
 SERVER = """
 import os, sys, signal, warnings
+# A shell starts what it puts in the background with Ctrl-C ignored; here it has its usual meaning.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
