@@ -48,6 +48,8 @@ __all__ = [
 
 # Largest over smallest cell up to which a data set counts as balanced already.
 BALANCED_RATIO = 1.01
+# Up to so many cells cut to size, a scan each beats a sort.
+FEW_CELLS = 8
 DEFAULT_RATIO = 2.0
 
 
@@ -396,10 +398,18 @@ def _subset(
     stable sort of the permuted cells, so no walk is needed.
     """
     permutation = np.random.default_rng(seed).permutation(cells.size)
-    order = _stable_order(_small(cells)[permutation])
-    starts = np.cumsum(counts) - counts
-    kept = [order[s : s + min(c, limit)] for s, c in zip(starts.tolist(), counts.tolist(), strict=True)]
-    mask = np.zeros(cells.size, dtype=bool)
+    small = _small(cells)
+    permuted = small[permutation]
+    mask = (counts <= limit)[small]
+    cut = np.flatnonzero(counts > limit)
+    if cut.size <= FEW_CELLS:
+        # A scan per cell that is cut: a sort of all rows takes as long as some of them.
+        for cell in cut.tolist():
+            mask[permutation[np.flatnonzero(permuted == cell)[:limit]]] = True
+        return np.flatnonzero(mask)
+    order = _stable_order(permuted)
+    starts = (np.cumsum(counts) - counts)[cut]
+    kept = [order[start : start + limit] for start in starts.tolist()]
     mask[permutation[np.concatenate(kept)]] = True
     return np.flatnonzero(mask)
 

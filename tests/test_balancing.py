@@ -227,3 +227,11 @@ def test_summary_wants_the_same_rows() -> None:
     sample = NoBalancing().sample(groups_of(WATERBIRDS), seed=1)
     with pytest.raises(ShapeError, match="4795"):
         balance_summary(sample, groups_of([1, 1]))
+
+
+def test_many_cut_cells_are_sorted_to_the_same_rows() -> None:
+    """More cells than are scanned one by one."""
+    labels = np.repeat(np.arange(12), [5, *range(20, 31)])
+    labels = np.random.default_rng(0).permutation(labels)
+    groups = Groups.from_arrays(labels, np.zeros_like(labels))
+    assert Subsetting().sample(groups, seed=3).indices.tolist() == naive_subset(labels, 5, 3)
