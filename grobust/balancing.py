@@ -101,6 +101,15 @@ class BalancedSample:
         weight: NDArray[Any] = self.cell_weight[self.cells]
         return weight
 
+    def loss_weight_of(self, rows: Int[np.ndarray, " r"]) -> Float[np.ndarray, " r"]:
+        """(r) float64 loss weights of rows of the training split, as `draw` gives them."""
+        kept = self.cell_weight[np.isfinite(self.cell_weight)]
+        if (kept == kept[0]).all():
+            return np.full(rows.size, kept[0])
+        place = rows if len(self) == self.n else np.searchsorted(self.indices, rows)
+        weight: NDArray[Any] = self.cell_weight[self.cells[place]]
+        return weight
+
     def expected_weights(self) -> Float[np.ndarray, " n"]:
         """(n) float64 ``draw_probability * loss_weight``, normalized to sum 1; 0 for rows not kept.
 

@@ -27,7 +27,7 @@ from grobust.errors import GroupError, ShapeError
 from grobust.groups import Groups, GroupScheme
 from grobust.typing import Array
 
-__all__ = ["Estimate", "GroupMetrics", "group_metrics", "wilson_interval"]
+__all__ = ["Estimate", "GroupMetrics", "group_metrics", "metrics_of_counts", "wilson_interval"]
 
 CONFIDENCE = 0.95
 
@@ -224,31 +224,51 @@ def group_metrics(
         raise ShapeError(f"predictions have dtype {predicted.dtype}; expected integer classes, not scores.")
     hit = predicted == groups.labels
     if scheme is None:
-        names, counts = groups.names, groups.counts
-        correct = np.bincount(groups.ids[hit], minlength=groups.n_groups)
-    else:
-        if len(scheme) != len(groups):
-            raise ShapeError(f"the group scheme has {len(scheme)} rows and the labels {len(groups)}.")
-        names, counts = scheme.names, scheme.counts
-        correct = scheme.membership[hit].sum(axis=0)
-    weights = _train_counts(train_counts, scheme, len(names))
+        return metrics_of_counts(
+            np.bincount(groups.ids[hit], minlength=groups.n_groups), groups, train_counts=train_counts
+        )
+    if len(scheme) != len(groups):
+        raise ShapeError(f"the group scheme has {len(scheme)} rows and the labels {len(groups)}.")
     metrics = GroupMetrics(
-        names=names,
-        correct=correct,
-        counts=counts,
+        names=scheme.names,
+        correct=scheme.membership[hit].sum(axis=0),
+        counts=scheme.counts,
         class_names=groups.class_names,
         class_correct=np.bincount(groups.labels[hit], minlength=groups.n_classes),
         class_counts=groups.class_counts,
-        train_counts=weights,
+        train_counts=_train_counts(train_counts, scheme, scheme.n_groups),
         n_correct=int(hit.sum()),
         n=len(groups),
-        notes=tuple(f"group '{name}' has no rows here: its accuracy is undefined" for name in _empty(names, counts)),
+        notes=(),
     )
-    if not metrics.missing_train_groups:
-        return metrics
-    lost = ", ".join(metrics.missing_train_groups)
-    note = f"average_train_weighted is undefined: no rows here for training group(s) {lost}"
-    return replace(metrics, notes=(*metrics.notes, note))
+    return replace(metrics, notes=_notes(metrics))
+
+
+def metrics_of_counts(
+    correct: NDArray[Any], groups: Groups, *, train_counts: Sequence[int] | NDArray[Any] | None = None
+) -> GroupMetrics:
+    """The metrics of (g) correct predictions per group, for who has counted them already.
+
+    Raises
+    ------
+    ShapeError
+        If there are not as many counts as groups.
+    """
+    if correct.shape != (groups.n_groups,):
+        raise ShapeError(f"correct has shape {correct.shape}; expected ({groups.n_groups},), one per group.")
+    metrics = GroupMetrics(
+        names=groups.names,
+        correct=correct,
+        counts=groups.counts,
+        class_names=groups.class_names,
+        class_correct=correct.reshape(groups.n_classes, -1).sum(axis=1),
+        class_counts=groups.class_counts,
+        train_counts=_train_counts(train_counts, None, groups.n_groups),
+        n_correct=int(correct.sum()),
+        n=len(groups),
+        notes=(),
+    )
+    return replace(metrics, notes=_notes(metrics))
 
 
 def wilson_interval(correct: Any, n: Any, *, confidence: float = CONFIDENCE) -> tuple[Any, Any]:
@@ -286,8 +306,13 @@ def _argmin(accuracy: Float[np.ndarray, " c"]) -> int | None:
     return None if np.isnan(accuracy).all() else int(np.nanargmin(accuracy))
 
 
-def _empty(names: tuple[str, ...], counts: Int[np.ndarray, " g"]) -> list[str]:
-    return [name for name, count in zip(names, counts, strict=True) if count == 0]
+def _notes(metrics: GroupMetrics) -> tuple[str, ...]:
+    empty = [name for name, count in zip(metrics.names, metrics.counts, strict=True) if count == 0]
+    notes = [f"group '{name}' has no rows here: its accuracy is undefined" for name in empty]
+    if metrics.missing_train_groups:
+        lost = ", ".join(metrics.missing_train_groups)
+        notes.append(f"average_train_weighted is undefined: no rows here for training group(s) {lost}")
+    return tuple(notes)
 
 
 def _train_counts(

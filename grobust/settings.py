@@ -6,7 +6,17 @@ from enum import StrEnum
 
 from grobust.errors import ConfigError
 
-__all__ = ["LBFGS", "BalanceBy", "BalanceMethod", "SelectBy", "WeightNormalization"]
+__all__ = [
+    "LBFGS",
+    "SGD",
+    "BalanceBy",
+    "BalanceMethod",
+    "Match",
+    "Optimizer",
+    "Schedule",
+    "SelectBy",
+    "WeightNormalization",
+]
 
 
 class BalanceMethod(StrEnum):
@@ -41,6 +51,36 @@ class SelectBy(StrEnum):
     AVERAGE = "average"
 
 
+class Optimizer(StrEnum):
+    """Update of minibatch training, as in torch.optim."""
+
+    SGD = "sgd"
+    ADAMW = "adamw"
+
+
+class Schedule(StrEnum):
+    """Learning rate in epoch e = 0 … E − 1, as a factor: 1, 1 − e/E, or ½ (1 + cos(π e/E))."""
+
+    CONSTANT = "constant"
+    LINEAR = "linear"
+    COSINE = "cosine"
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """The factor of one epoch."""
+        if self is Schedule.CONSTANT:
+            return 1.0
+        if self is Schedule.LINEAR:
+            return 1 - epoch / epochs
+        return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+class Match(StrEnum):
+    """What runs of different balancing methods have in common: epochs of their own rows, or steps."""
+
+    EPOCHS = "epochs"
+    STEPS = "steps"
+
+
 @dataclass(frozen=True)
 class LBFGS:
     """Settings of the batched L-BFGS solver.
@@ -66,3 +106,36 @@ class LBFGS:
                 raise ConfigError(f"{name} must be a positive number, got {value!r}.")
         if self.max_iter < 1 or self.memory < 1:
             raise ConfigError(f"max_iter and memory must be at least 1, got {self.max_iter} and {self.memory}.")
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Settings of training heads on minibatches; the defaults are LaBonte et al.'s last-layer retraining.
+
+    Parameters
+    ----------
+    epochs : passes over the rows of a balanced sample; with ``match="steps"`` over all n rows
+    batch_size : rows of a minibatch; the last of an epoch may be smaller
+    optimizer, momentum, betas, epsilon : of torch.optim.SGD or AdamW
+    schedule : of the learning rate, one step per epoch
+    match : with ``"epochs"`` every head sees `epochs` times the rows of its own sample; with ``"steps"`` every head
+        takes ⌈n / batch_size⌉ steps per epoch, drawing anew when its rows are used up
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    optimizer: Optimizer = Optimizer.SGD
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    schedule: Schedule = Schedule.CONSTANT
+    match: Match = Match.EPOCHS
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ConfigError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}.")
+        for name, value in (("momentum", self.momentum), ("betas[0]", self.betas[0]), ("betas[1]", self.betas[1])):
+            if not 0 <= value < 1:
+                raise ConfigError(f"{name} must be at least 0 and below 1, got {value!r}.")
+        if not (math.isfinite(self.epsilon) and self.epsilon > 0):
+            raise ConfigError(f"epsilon must be a positive number, got {self.epsilon!r}.")

@@ -1,6 +1,23 @@
-"""Last-layer probes: many weighted multinomial logistic heads on the same features, each to a stated optimality."""
+"""Last-layer probes: many weighted multinomial logistic heads on the same features.
+
+`fit_probes` solves them to a stated optimality; `train_heads` trains them on minibatches, epoch by epoch.
+"""
 
 from grobust.probe._fit import FitStatus, Head, Probe, ProbeFit, fit_path, fit_probe, fit_probes
-from grobust.settings import LBFGS
+from grobust.probe._train import TrainHead, Trajectories, train_heads
+from grobust.settings import LBFGS, SGD
 
-__all__ = ["LBFGS", "FitStatus", "Head", "Probe", "ProbeFit", "fit_path", "fit_probe", "fit_probes"]
+__all__ = [
+    "LBFGS",
+    "SGD",
+    "FitStatus",
+    "Head",
+    "Probe",
+    "ProbeFit",
+    "TrainHead",
+    "Trajectories",
+    "fit_path",
+    "fit_probe",
+    "fit_probes",
+    "train_heads",
+]

@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 __all__ = [
     "advance",
     "backward",
     "class_totals",
+    "coordinate_descent",
+    "count_correct",
     "encode",
     "evaluate",
     "expand",
     "forward",
+    "minibatches",
     "moments",
     "shifted",
     "widened",
@@ -105,7 +108,7 @@ def advance(
                 dz[k, c, lo + i] = d
                 residual[k, c, i] = z[k, c, lo + i] + d
         _residuals(k, residual, labels, weights[weighting[k]], sums, work)
-        _slope(k, residual, dz, lo, sums)
+        sums[k, 1] += _slope(residual[k], dz[k], lo)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
@@ -121,21 +124,18 @@ def evaluate(
             for i in range(rows):
                 residual[j, c, i] = z[k, c, lo + i] + step[j] * dz[k, c, lo + i]
         _residuals(j, residual, labels, weights[weighting[k]], sums, work)
-        for c in range(columns):
-            slope = 0.0
-            for i in range(rows):
-                slope += np.float64(residual[j, c, i]) * np.float64(dz[k, c, lo + i])
-            sums[j, 1] += slope
+        sums[j, 1] += _slope(residual[j], dz[k], lo)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
-def _slope(k: int, residual: Any, dz: Any, lo: int, sums: Any) -> None:
-    _, columns, rows = residual.shape
+def _slope(residual: Any, dz: Any, lo: int) -> Any:
+    """Σ residual (c, r) · dz (c, n), from column lo on."""
+    columns, rows = residual.shape
+    total = 0.0
     for c in range(columns):
-        slope = 0.0
         for i in range(rows):
-            slope += np.float64(residual[k, c, i]) * np.float64(dz[k, c, lo + i])
-        sums[k, 1] += slope
+            total += np.float64(residual[c, i]) * np.float64(dz[c, lo + i])
+    return total
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
@@ -277,14 +277,122 @@ def shifted(block: Any, shift: Any, out: Any) -> None:
             out[i, j] = block[i, j] - shift[j]
 
 
+def _as_float(x: Any) -> Any:
+    raise NotImplementedError("compiled only")
+
+
+@overload(_as_float, inline="always")
+def _(x: Any) -> Any:
+    """float32 of a float, or of a float16's bits given as int16; finite values only."""
+
+    def widen(x: Any) -> Any:
+        return _bits((np.int32(x) << np.int32(13)) & np.int32(-1879056384)) * np.float32(2.0**112)
+
+    def narrow(x: Any) -> Any:
+        return np.float32(x)
+
+    return widen if isinstance(x, types.Integer) else narrow
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
+def minibatches(
+    features: Any, rows: Any, offsets: Any, labels: Any, weights: Any, mean: Any, inverse: Any, w: Any, first: Any,
+    second: Any, step: int, adam: bool, normalize: bool, rate: float, decay: float, beta1: float, beta2: float,
+    epsilon: float, batch: int,
+) -> Any:  # fmt: skip
+    """Train one head on minibatches, one after another, in float32; the mean of their losses, in float64.
+
+    Parameters
+    ----------
+    features : (n, d) float32 or float64, or float16's bits as int16
+    rows : (s) rows drawn; offsets : (b + 1) where each minibatch begins; labels : (n) int32; weights : (s) float32
+    mean, inverse : (d) float32; a feature is used as (x − mean) · inverse
+    w : (c, d + 1) float32, the last column the intercepts, in and out. One column is a class's half of two opposite
+        ones, so its logit is twice its product
+    first, second : (c, d + 1) float32 momentum, or moments of Adam, in and out
+    step : minibatches before these; adam : AdamW, else SGD, whose momentum is `beta1`
+    normalize : divide a minibatch's loss by the sum of its weights, else by its size
+    rate, decay : learning rate and weight decay (of the intercepts too), as in torch.optim
+    batch : largest minibatch
+    """
+    columns, width = w.shape
+    d = width - 1
+    block = np.ones((batch, width), dtype=np.float32)
+    room = np.empty(columns * batch, dtype=np.float32)
+    gradient = np.empty((columns, width), dtype=np.float32)
+    y, share = np.empty(batch, dtype=np.int32), np.empty(batch, dtype=np.float32)
+    work, sums = np.empty((3, batch), dtype=np.float32), np.zeros((1, 2 + columns))
+    slope = np.float32(2 if columns == 1 else 1)
+    for s in range(offsets.size - 1):
+        lo, size = offsets[s], offsets[s + 1] - offsets[s]
+        total = np.float64(0)
+        for i in range(size):
+            row = rows[lo + i]
+            y[i], share[i] = labels[row], weights[lo + i]
+            total += np.float64(weights[lo + i])
+            for j in range(d):
+                block[i, j] = (_as_float(features[row, j]) - mean[j]) * inverse[j]
+        total = total if normalize else np.float64(size)
+        for i in range(size):
+            share[i] = np.float32(share[i] / total)
+        residual = room[: columns * size].reshape(columns, size)
+        forward(w, block[:size], residual)
+        for c in range(columns):
+            for i in range(size):
+                residual[c, i] *= slope
+        _residuals(0, residual.reshape(1, columns, size), y[:size], share[:size], sums, work)
+        backward(residual, block[:size], gradient)
+        if adam:
+            t = step + s + 1
+            scale = np.float32(rate / (1 - beta1**t))
+            root = np.float32(1 / np.sqrt(1 - beta2**t))
+            shrink, b1, b2 = np.float32(1 - rate * decay), np.float32(beta1), np.float32(beta2)
+            eps = np.float32(epsilon)
+            for c in range(columns):
+                for j in range(width):
+                    g = gradient[c, j]
+                    m = b1 * first[c, j] + (np.float32(1) - b1) * g
+                    v = b2 * second[c, j] + (np.float32(1) - b2) * g * g
+                    first[c, j], second[c, j] = m, v
+                    w[c, j] = shrink * w[c, j] - scale * m / (np.sqrt(v) * root + eps)
+        else:
+            lr, wd, momentum = np.float32(rate), np.float32(decay), np.float32(beta1)
+            for c in range(columns):
+                for j in range(width):
+                    m = momentum * first[c, j] + gradient[c, j] + wd * w[c, j]
+                    first[c, j] = m
+                    w[c, j] -= lr * m
+    return sums[0, 0] / max(offsets.size - 1, 1)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def count_correct(logits: Any, labels: Any, groups: Any, correct: Any) -> None:
+    """Add the rows that each head gets right to correct (K, g), by group; logits (K, c, r), ties to the first class."""
+    heads, columns, rows = logits.shape
+    best, chosen = np.empty(rows, dtype=np.float32), np.empty(rows, dtype=np.int32)
+    for k in range(heads):
+        if columns == 1:
+            for i in range(rows):
+                chosen[i] = logits[k, 0, i] > 0
+        else:
+            for i in range(rows):
+                best[i], chosen[i] = logits[k, 0, i], 0
+            for c in range(1, columns):
+                for i in range(rows):
+                    better = logits[k, c, i] > best[i]
+                    best[i] = logits[k, c, i] if better else best[i]
+                    chosen[i] = c if better else chosen[i]
+        for i in range(rows):
+            correct[k, groups[i]] += chosen[i] == labels[i]
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def widened(bits: Any, shift: Any, out: Any) -> None:
     """out = float16 − shift in float32 (r, d), from the float16's bits as int16; finite values only."""
     rows, d = bits.shape
     for i in range(rows):
         for j in range(d):
-            wide = (np.int32(bits[i, j]) << np.int32(13)) & np.int32(-1879056384)
-            out[i, j] = _bits(wide) * np.float32(2.0**112) - shift[j]
+            out[i, j] = _as_float(bits[i, j]) - shift[j]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

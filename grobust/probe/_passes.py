@@ -17,7 +17,7 @@ from grobust.probe._threads import Threads
 from grobust.probe._weights import WeightTable
 from grobust.typing import Array
 
-__all__ = ["ArrayPasses", "Evaluation", "HostPasses", "Passes", "make_passes"]
+__all__ = ["ArrayPasses", "Evaluation", "HostPasses", "Passes", "make_passes", "multiply"]
 
 
 # Up to so many columns, loops that read the features once beat matrix products.
@@ -78,7 +78,7 @@ class HostPasses:
         def stage(block: NDArray[Any], lo: int, scratch: _Scratch, sums: NDArray[Any]) -> NDArray[Any]:
             rows = block.shape[0]
             new, residual = scratch.new(rows), scratch.residual(rows)
-            _forward(flat, block, new.reshape(heads * columns, rows))
+            multiply(flat, block, new.reshape(heads * columns, rows))
             _numba.advance(
                 self._z, self._dz, step, new, shift, self._labels[lo : lo + rows], self._row_weights(lo, scratch, rows),
                 self._weights.weighting, lo, residual, sums, scratch.work,
@@ -136,7 +136,7 @@ class HostPasses:
                 block = self._design.block(lo, hi, room) if gradient else np.empty((hi - lo, 0))
                 residual = stage(block, lo, scratch, sums)
                 if gradient:
-                    _backward(residual.reshape(heads * columns, hi - lo), block, product)
+                    _multiply_back(residual.reshape(heads * columns, hi - lo), block, product)
                     total += product
             return sums, total
 
@@ -148,14 +148,16 @@ class HostPasses:
         return Evaluation(sums[:, 0], sums[:, 1], self._design.unfold(total, sums[:, 2:]))
 
 
-def _forward(weights: NDArray[Any], block: NDArray[Any], out: NDArray[Any]) -> None:
+def multiply(weights: NDArray[Any], block: NDArray[Any], out: NDArray[Any]) -> None:
+    """out = weights · blockᵀ in float32, (M, d) and (r, d) to (M, r), whichever way is faster."""
     if weights.shape[0] > FEW and block.flags.forc:
         np.matmul(weights, block.T, out=out)
     else:
         _numba.forward(weights, block, out)
 
 
-def _backward(residual: NDArray[Any], block: NDArray[Any], out: NDArray[Any]) -> None:
+def _multiply_back(residual: NDArray[Any], block: NDArray[Any], out: NDArray[Any]) -> None:
+    """out = residual · block in float32, (M, r) and (r, d) to (M, d)."""
     if residual.shape[0] > FEW and block.flags.forc:
         np.matmul(residual, block, out=out)
     else:
