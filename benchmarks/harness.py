@@ -52,11 +52,12 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """``--size tiny|full``, ``--json PATH``, ``--device cpu|cuda``."""
+    """``--size tiny|full``, ``--json PATH``, ``--device cpu|cuda``, ``--only TEXT``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", choices=("tiny", "full"), default="full")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--only", default="", help="run the rows whose name contains this text")
     return parser.parse_args()
 
 
