@@ -27,12 +27,18 @@ class Row:
 
 
 def paired(
-    name: str, ours: Callable[[], Any], peer_name: str, peer: Callable[[], Any], *, answer: str, pairs: int = 5
-) -> Row:
-    """Time both in turn after one warm-up each."""
-    ours()
-    peer()
-    times = [(seconds(ours), seconds(peer)) for _ in range(pairs)]
+    name: str, ours: Callable[[], Any], peer_name: str, peer: Callable[[], Any], *, answer: str, pairs: int = 5,
+    scale: float = 1.0, warm: bool = True,
+) -> Row:  # fmt: skip
+    """Time both in turn after one warm-up each.
+
+    `scale` multiplies the peer's time, where it does one part in so many of the work. Without `warm`, the check of the
+    answers has run both already.
+    """
+    if warm:
+        ours()
+        peer()
+    times = [(seconds(ours), scale * seconds(peer)) for _ in range(pairs)]
     return Row(
         name=name,
         ours_seconds=statistics.median(a for a, _ in times),
