@@ -72,7 +72,7 @@ class Strength:
         """(λ, λ₁) for rows whose sample weights sum to `total`; see `grobust.probe.fit_probes` for the relation."""
         if self.C is None:
             return self.l2, self.l1
-        both = 1 / (self.C * total)
+        both = 1 / (float(self.C) * total)
         return (2 if n_classes == 2 else 1) * (1 - self.l1_ratio) * both, self.l1_ratio * both
 
 
@@ -164,7 +164,7 @@ def strengths_of(penalty: Any, *, l2: float, l1: float, C: float | None, l1_rati
     share = {"l2": 0.0, "l1": 1.0}.get(penalty, l1_ratio)
     if penalty is None:
         return Strength(0.0, 0.0, None, 0.0)
-    return Strength(0.0 if penalty == "l1" else l2, 0.0 if penalty == "l2" else l1, C, share)
+    return Strength(0.0 if penalty == "l1" else float(l2), 0.0 if penalty == "l2" else float(l1), C, float(share))
 
 
 def choice(kind: Any, value: Any, name: str) -> Any:
