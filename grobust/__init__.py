@@ -21,6 +21,13 @@ if TYPE_CHECKING:
         balance_summary,
         make_balancer,
     )
+    from grobust.classifier import (
+        GroupRobustClassifier,
+        GroupRobustClassifierCV,
+        StratifiedCellKFold,
+        make_wga_scorer,
+        wga_score,
+    )
     from grobust.data.catalog import load_dataset
     from grobust.data.dataset import GroupedDataset, Split
     from grobust.errors import GrobustError
@@ -40,6 +47,9 @@ _HOMES = {
     "grobust.balancing": (
         "BalanceSummary", "BalancedSample", "Mixture", "NoBalancing", "Subsetting", "Upsampling", "Upweighting",
         "balance_summary", "make_balancer",
+    ),
+    "grobust.classifier": (
+        "GroupRobustClassifier", "GroupRobustClassifierCV", "StratifiedCellKFold", "make_wga_scorer", "wga_score",
     ),
     "grobust.data.catalog": ("load_dataset",),
     "grobust.data.dataset": ("GroupedDataset", "Split"),
@@ -66,6 +76,8 @@ __all__ = [
     "FeatureStore",
     "GrobustError",
     "GroupMetrics",
+    "GroupRobustClassifier",
+    "GroupRobustClassifierCV",
     "GroupScheme",
     "GroupedDataset",
     "Groups",
@@ -78,6 +90,7 @@ __all__ = [
     "Provenance",
     "Spectra",
     "Split",
+    "StratifiedCellKFold",
     "Subsetting",
     "Upsampling",
     "Upweighting",
@@ -92,7 +105,9 @@ __all__ = [
     "load_backbone",
     "load_dataset",
     "make_balancer",
+    "make_wga_scorer",
     "norm_ratios",
+    "wga_score",
 ]
 
 

@@ -44,11 +44,17 @@ class WeightNormalization(StrEnum):
 
 
 class SelectBy(StrEnum):
-    """Score on the validation split by which the L2 strength is chosen."""
+    """Score on validation rows by which a head is chosen; `grobust.metrics` defines them."""
 
     WORST_CLASS = "worst_class"
     WGA = "wga"
     AVERAGE = "average"
+    AVERAGE_GROUP = "average_group"
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether the score looks at the groups of validation rows, and not at their labels alone."""
+        return self in (SelectBy.WGA, SelectBy.AVERAGE_GROUP)
 
 
 class Optimizer(StrEnum):
@@ -92,12 +98,15 @@ class LBFGS:
     gtol : and when its gradient norm is at most `gtol` times the norm at zero weights
     max_iter : most iterations of any head
     memory : number of curvature pairs kept
+    newton : heads of at most so many weights (columns times features and intercept) are finished by Newton steps, to
+        the rounding of their gradient; float64 features on the CPU and l2 > 0 only. 0 for none
     """
 
     rtol: float = 1e-6
     gtol: float = 1e-3
     max_iter: int = 1000
     memory: int = 10
+    newton: int = 0
 
     def __post_init__(self) -> None:
         for name in ("gtol", "rtol"):

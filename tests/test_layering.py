@@ -14,6 +14,7 @@ ROWS = (
     ("features._schema", "features._hdf5", "features.widen", "features.store", "features.parts",
      "metrics", "balancing", "spectrum"),
     ("probe",),
+    ("classifier",),
     ("data", "models"),
     ("features._batches", "features.extract"),
     ("report",),
@@ -25,6 +26,7 @@ DOORS = {
     "torch": {"data", "models", "features._batches", "features.extract", "experiments.extract"},
     "llvmlite": {"probe._numba"},
     "numba": {"probe._numba"},
+    "sklearn": {"classifier"},
     "typer": set(),
     "matplotlib": {"report"},
 }

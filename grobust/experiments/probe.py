@@ -149,7 +149,7 @@ def run_probe(config: ProbeConfig) -> ProbeReport:
         provenance=provenance,
         ledger=LabelLedger.of(
             group_training=config.by is BalanceBy.GROUP and set(config.balance) != {BalanceMethod.NONE},
-            group_selection=config.select is SelectBy.WGA,
+            group_selection=config.select.needs_groups,
             selects=len(config.l2) > 1,
         ),
         runs=runs,
@@ -205,6 +205,7 @@ def _score(select: SelectBy, metrics: GroupMetrics) -> float:
         SelectBy.WORST_CLASS: metrics.worst_class,
         SelectBy.WGA: metrics.wga,
         SelectBy.AVERAGE: metrics.average,
+        SelectBy.AVERAGE_GROUP: metrics.average_group,
     }
     return estimates[select].value
 

@@ -112,12 +112,21 @@ class Design:
         return xp.astype(chosen, self.compute) - self.shift
 
 
-def design(features: Any, *, standardize: bool, threads: Threads, block_rows: int, small: int = SMALL) -> Design:
-    """Mean and standard deviation of all rows, unweighted, in float64; a feature that does not vary keeps scale 1.
+def design(
+    features: Any,
+    *,
+    standardize: bool,
+    threads: Threads,
+    block_rows: int,
+    small: int = SMALL,
+    moment_weights: NDArray[Any] | None = None,
+) -> Design:
+    """Mean and standard deviation of all rows in float64; a feature that does not vary keeps scale 1.
 
     Centring without standardization changes nothing but the intercept, so it is always done.
 
-    `small` is the number of features times rows up to which products are float64.
+    `small` is the number of features times rows up to which products are float64; `moment_weights` (n) weight the rows
+    in the moments, None counts them alike.
 
     Raises
     ------
@@ -127,7 +136,9 @@ def design(features: Any, *, standardize: bool, threads: Threads, block_rows: in
     first = features[:1, :]
     xp = array_namespace(first)
     n, d = features.shape
-    if isinstance(first, np.ndarray):
+    if moment_weights is not None:
+        mean, scale = _weighted_moments(features, moment_weights, block_rows)
+    elif isinstance(first, np.ndarray):
         mean, scale = _host_moments(features, threads, block_rows)
     else:
         mean, scale = _moments(features, block_rows)
@@ -168,6 +179,22 @@ def _moments(features: Array, block_rows: int) -> tuple[Array, Array]:
         block = xp.astype(features[lo : min(lo + block_rows, features.shape[0]), :], xp.float64) - shift
         first, second = first + xp.sum(block, axis=0), second + xp.sum(block * block, axis=0)
     first, second = first / n, second / n
+    return shift + first, xp.sqrt(xp.maximum(second - first * first, xp.zeros_like(first)))
+
+
+def _weighted_moments(features: Array, weights: NDArray[Any], block_rows: int) -> tuple[Array, Array]:
+    n = features.shape[0]
+    given = np.asarray(weights, dtype=np.float64)
+    if given.shape != (n,) or not (np.isfinite(given).all() and (given >= 0).all() and given.any()):
+        raise ShapeError(f"moment_weights must be ({n},), finite, not negative and not all zero; got {given.shape}.")
+    share = given / given.sum()
+    xp = array_namespace(features[:1, :])
+    shift = xp.mean(xp.astype(features[: min(n, block_rows), :], xp.float64), axis=0)
+    first, second = xp.zeros_like(shift), xp.zeros_like(shift)
+    for lo in range(0, n, block_rows):
+        block = xp.astype(features[lo : min(lo + block_rows, n), :], xp.float64) - shift
+        part = xp.asarray(share[lo : lo + block_rows])
+        first, second = first + part @ block, second + part @ (block * block)
     return shift + first, xp.sqrt(xp.maximum(second - first * first, xp.zeros_like(first)))
 
 

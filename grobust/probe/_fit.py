@@ -14,6 +14,7 @@ from grobust.errors import ConfigError, GroupError, ShapeError
 from grobust.probe._design import Design, design
 from grobust.probe._dual import reduced, restored, shrunk
 from grobust.probe._lasso import Rows, solve_lasso
+from grobust.probe._newton import finish
 from grobust.probe._objective import columns_per_head, effective_l2
 from grobust.probe._passes import make_passes
 from grobust.probe._solver import Solution, solve
@@ -130,6 +131,7 @@ def fit_probes(
     n_classes: int,
     solver: LBFGS | None = None,
     standardize: bool = True,
+    moment_weights: NDArray[Any] | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ProbeFit, ...]:
@@ -149,7 +151,8 @@ def fit_probes(
     heads : K problems
     n_classes : k ≥ 2
     solver : accuracy and iterations
-    standardize : subtract the mean and divide by the standard deviation of all rows, unweighted, for every head
+    standardize : subtract the mean and divide by the standard deviation of all rows, for every head alike
+    moment_weights : (n) weights of the rows in that mean and deviation; None counts every row once
     max_bytes : budget of the work arrays; heads are solved in as many turns as it takes
     progress : called with the number of heads done and K
 
@@ -172,7 +175,8 @@ def fit_probes(
     host = isinstance(features[:1, :], np.ndarray)
     fits: dict[int, ProbeFit] = {}
     with threads() as pool:
-        data = design(features, standardize=standardize, threads=pool, block_rows=HOST_BLOCK if host else DEVICE_BLOCK)
+        data = design(features, standardize=standardize, threads=pool, moment_weights=moment_weights,
+                      block_rows=HOST_BLOCK if host else DEVICE_BLOCK)  # fmt: skip
         for chosen, task_labels, classes in _tasks(labels, heads, n_classes):
             task = _Task(data, task_labels, [heads[i] for i in chosen], [_name(heads[i], i) for i in chosen], classes,
                          settings, max_bytes, pool)  # fmt: skip
@@ -325,6 +329,12 @@ class _Task:
             # Separable rows and a small λ leave losses that float32 logits cannot tell apart: go on in float64.
             begin = xp.take(solution.weights, xp.asarray(stalled), axis=0)
             solution.replace(stalled, run(data.in_float64(), table.take(stalled), begin, l2[stalled]))
+        size = start.shape[1] * start.shape[2]
+        if size <= self.settings.newton and data.compute == xp.float64 and self._host:
+            for head in np.flatnonzero((l2 > 0) & (solution.n_iter < self.settings.max_iter)).tolist():
+                finish(
+                    data, np.asarray(labels), table.of_head(head), float(l2[head]), solution, head, self.settings.rtol
+                )
         return solution
 
     def _on_rows(self, places: NDArray[Any], rows: NDArray[Any]) -> list[ProbeFit]:
