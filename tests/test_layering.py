@@ -25,7 +25,7 @@ DOORS = {
     "cupy": {"arrays"},
     "torch": {"data", "models", "features._batches", "features.extract", "experiments.extract"},
     "llvmlite": {"probe._numba"},
-    "numba": {"probe._numba"},
+    "numba": {"probe._numba", "probe._numba_l1"},
     "sklearn": {"classifier"},
     "typer": set(),
     "matplotlib": {"report"},

@@ -13,10 +13,11 @@ from grobust.arrays import array_namespace, to_numpy
 from grobust.errors import ConfigError, GroupError, ShapeError
 from grobust.probe._design import Design, design
 from grobust.probe._dual import reduced, restored, shrunk
-from grobust.probe._lasso import Rows, solve_lasso
+from grobust.probe._lasso import solve_lasso
 from grobust.probe._newton import finish
 from grobust.probe._objective import columns_per_head, effective_l2
 from grobust.probe._passes import make_passes
+from grobust.probe._rows import Rows
 from grobust.probe._solver import Solution, solve
 from grobust.probe._threads import Threads, threads
 from grobust.probe._weights import WeightTable, weight_table
@@ -284,9 +285,9 @@ class _Task:
         lasso = np.array([head.l1 > 0 for head in self.heads])
         n, d = self.data.features.shape
         small = ~lasso & (self.table.support[of] <= SMALL_SUPPORT * n)
-        for weighting in np.unique(of[lasso]).tolist():
-            places = np.flatnonzero(lasso & (of == weighting))
-            yield places.tolist(), self._lasso(places)
+        sparse = [np.flatnonzero(lasso & (of == weighting)) for weighting in np.unique(of[lasso]).tolist()]
+        for places, found in zip(sparse, self.pool.each(self._lasso, sparse), strict=True):
+            yield places.tolist(), found
         for weighting in np.unique(of[small]).tolist():
             places = np.flatnonzero(small & (of == weighting))
             yield places.tolist(), self._on_rows(places, np.flatnonzero(self._weights_of(int(places[0])) > 0))
@@ -362,11 +363,12 @@ class _Task:
         weights = self._weights_of(int(places[0]))
         rows = np.flatnonzero(weights > 0)
         d = self.data.features.shape[1]
-        piece = max(1, int(self.max_bytes // (8 * d)))
+        # Several weightings are solved side by side, each with its rows and a copy while they are gathered.
+        piece = max(1, int(self.max_bytes // (16 * d * self.pool.count)))
         stretches = [rows[i : i + piece] for i in range(0, rows.size, piece)]
-        kept = self.data.standardized(rows) if len(stretches) == 1 else None
+        kept = np.ascontiguousarray(self.data.standardized(rows).T).T if len(stretches) == 1 else None
 
-        def blocks() -> Iterator[NDArray[Any]]:
+        def blocks() -> Iterator[Array]:
             if kept is not None:
                 yield kept
             else:

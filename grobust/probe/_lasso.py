@@ -1,64 +1,39 @@
-"""l1 and elastic-net heads: Newton steps with coordinate descent on a working set of features, along a path.
+"""l1 and elastic-net heads: Newton steps on the features in use, along a path of strengths.
 
-Features outside the working set are looked at once per round, by one product of all rows with the residuals, which also
-gives the duality gap. Inside, a class's Hessian on the working set is one small Gram matrix, and the descent touches
-nothing else. The strengths of a head are solved from the strongest on, each from the solution before (Friedman, Hastie
-and Tibshirani 2010, "Regularization paths for generalized linear models via coordinate descent"; Massias, Gramfort and
-Salmon 2018, "Celer", for working sets by dual gaps).
+Each step looks at all features once, by one product of the rows with the residuals; that gives the duality gap, and the
+features whose slopes exceed the penalty most join those in use. On them the loss is replaced by its second-order model,
+whose penalized minimum `_numba_l1.minimize` finds. The strengths of a head are solved from the strongest on, each from
+the solution before. (Friedman, Hastie and Tibshirani 2010, "Regularization paths for generalized linear models via
+coordinate descent"; Yuan, Ho and Lin 2012, "An improved GLMNET for l1-regularized logistic regression"; Massias,
+Gramfort and Salmon 2018, "Celer", for the gap.)
+
+Products with all features, weights and losses are float64; second derivatives have the features' dtype, as they decide
+the way to the minimum and not where it is.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp, xlogy
+from scipy.special import xlogy
 
-from grobust.probe import _numba
+from grobust.probe import _numba_l1 as _numba
+from grobust.probe._rows import Rows
 from grobust.settings import LBFGS
 
-__all__ = ["LassoFit", "Rows", "solve_lasso"]
+__all__ = ["LassoFit", "solve_lasso"]
 
-# Newton steps per round, sweeps per step, and the smallest working set.
-NEWTON_STEPS, SWEEPS, SMALLEST_SET = 8, 200, 64
+# Features that may join in a step: a share of those in use, and at least so many.
+JOIN_SHARE, JOIN_LEAST = 0.25, 32
+# Weights whose second derivatives are held together; beyond it classes take turns.
+MOST_TOGETHER = 4096
+# Keeps linear systems solvable where features repeat, in roundings of the second derivatives.
+RIDGE = 10.0
 # A line search halves the step so often before it gives up.
 HALVINGS = 30
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Standardized rows of a weighting in blocks, and their labels and weights.
-
-    Parameters
-    ----------
-    blocks : gives (b, d) floating blocks that together are the n rows; one block when they fit in memory
-    labels : (n) int64
-    weights : (n) float64, summing to 1
-    n_features : d
-    """
-
-    blocks: Any
-    labels: NDArray[Any]
-    weights: NDArray[Any]
-    n_features: int
-
-    def gradient(self, residual: NDArray[Any]) -> NDArray[Any]:
-        """(c, d) float64 products of residuals (c, n) with the features."""
-        total = np.zeros((residual.shape[0], self.n_features))
-        for start, block in self._placed():
-            total += residual[:, start : start + len(block)].astype(block.dtype) @ block
-        return total
-
-    def columns(self, features: NDArray[Any]) -> NDArray[Any]:
-        """(n, p) columns of some features."""
-        return np.concatenate([block[:, features] for _, block in self._placed()])
-
-    def _placed(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        start = 0
-        for block in self.blocks():
-            yield start, block
-            start += len(block)
+# Residual sums of the intercepts, as a share of the rows' weight, that the dual point can bear.
+BALANCED, BALANCING_STEPS = 1e-13, 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,99 +60,90 @@ def solve_lasso(
     starts : initial weights (c, d + 1) of each head, or None
     columns : c, one for two classes
     """
-    zero = _Head(rows, np.zeros((columns, rows.n_features + 1)), 0.0, 0.0)
-    zero.fit_intercept()
-    at_zero = float(np.linalg.norm(zero.residual_gradient()))
+    weights = np.zeros((columns, rows.n_features + 1))
+    at_zero = _Head(rows, weights, 0.0, 0.0).look()
+    norm_at_zero = float(np.linalg.norm(at_zero.gradient))
     fits: dict[int, LassoFit] = {}
-    weights = zero.w
     for i in np.argsort(-l1, kind="stable").tolist():
         start = starts[i]
         head = _Head(rows, (weights if start is None else start).copy(), float(l1[i]), float(l2[i]))
-        fits[i] = head.solve(settings, at_zero)
+        fits[i] = head.solve(settings, norm_at_zero)
         weights = fits[i].weights
     return [fits[i] for i in range(l1.size)]
 
 
+class _View(NamedTuple):
+    """A head where it is: objective, duality gap, and the loss's gradient (c, d)."""
+
+    objective: float
+    gap: float
+    gradient: NDArray[Any]
+
+
 class _Head:
-    """One head's weights, and logits (c, n) kept up to date."""
+    """One head's weights w (c, d + 1), logits z (c, n) and probabilities p (c, n), kept up to date."""
 
     def __init__(self, rows: Rows, w: NDArray[Any], l1: float, l2: float) -> None:
         self.rows, self.w, self.l1, self.l2 = rows, w, l1, l2
+        c, n = w.shape[0], rows.labels.size
+        self.z = np.broadcast_to(w[:, -1:], (c, n)).copy()
         used = np.flatnonzero(np.abs(w[:, :-1]).sum(axis=0))
-        self.z = np.broadcast_to(w[:, -1:], (w.shape[0], rows.labels.size)).copy()
         if used.size:
-            self.z += w[:, used] @ rows.columns(used).T
-        self.target = (
-            rows.labels[None, :].astype(np.float64)
-            if w.shape[0] == 1
-            else (rows.labels[None, :] == np.arange(w.shape[0])[:, None]).astype(np.float64)
-        )
+            _numba.add_columns(rows.columns(used), np.ascontiguousarray(w[:, used]), self.z)
+        self.p = np.empty((c, n))
+        self.loss = _numba.probabilities(self.z, rows.labels, rows.weights, self.p)
 
     def solve(self, settings: LBFGS, at_zero: float) -> LassoFit:
-        steps = 0
-        while True:
-            self.fit_intercept()
-            gradient = self.residual_gradient()
-            objective = self.loss(self.z) + self.penalty(self.w)
-            gap = max(objective - self.dual(gradient), 0.0)
-            converged = gap <= settings.rtol * objective
-            if converged or steps >= settings.max_iter:
-                break
-            before = steps
-            steps += self._improve(gradient, objective, settings)
-            if steps == before:
-                break
-        norm = float(np.linalg.norm(self.smallest_subgradient(gradient)))
-        return LassoFit(self.w, objective, gap, norm, at_zero, steps, converged)
+        steps, moved = 0, True
+        view = self.look()
+        while view.gap > settings.rtol * view.objective and moved and steps < settings.max_iter:
+            moved = any(self._step(columns, view) for columns in self._turns())
+            steps += moved
+            view = self.look()
+        norm = float(np.linalg.norm(self._smallest_subgradient(view.gradient)))
+        converged = view.gap <= settings.rtol * view.objective
+        return LassoFit(self.w, view.objective, view.gap, norm, at_zero, steps, converged)
 
-    def probabilities(self, z: NDArray[Any]) -> NDArray[Any]:
-        if z.shape[0] == 1:
-            return np.asarray(np.exp(-np.logaddexp(0, -z)))
-        p = np.exp(z - z.max(axis=0))
-        return np.asarray(p / p.sum(axis=0))
+    def look(self) -> _View:
+        """Balance the intercepts, as the dual point needs, and look at all features."""
+        self._balance()
+        gradient = self.rows.gradient(self._residual())
+        objective = self.loss + self._penalty(self.w[:, :-1])
+        return _View(objective, max(objective - self._dual(gradient), 0.0), gradient)
 
-    def loss(self, z: NDArray[Any]) -> float:
-        if z.shape[0] == 1:
-            each = np.logaddexp(0, z[0]) - self.target[0] * z[0]
-        else:
-            each = logsumexp(z, axis=0) - z[self.rows.labels, np.arange(z.shape[1])]
-        return float(self.rows.weights @ each)
+    def _residual(self) -> NDArray[Any]:
+        residual: NDArray[Any] = self.p * self.rows.weights
+        _numba.subtract_targets(residual, self.rows.labels, self.rows.weights)
+        return residual
 
-    def penalty(self, w: NDArray[Any]) -> float:
-        inner = w[:, :-1]
+    def _penalty(self, inner: NDArray[Any]) -> float:
         return float(self.l1 * np.abs(inner).sum() + 0.5 * self.l2 * (inner**2).sum())
 
-    def residual(self) -> NDArray[Any]:
-        return np.asarray(self.rows.weights * (self.probabilities(self.z) - self.target))
-
-    def residual_gradient(self) -> NDArray[Any]:
-        """(c, d) gradient of the loss by the weights."""
-        return self.rows.gradient(self.residual())
-
-    def smallest_subgradient(self, gradient: NDArray[Any]) -> NDArray[Any]:
+    def _smallest_subgradient(self, gradient: NDArray[Any]) -> NDArray[Any]:
         w = self.w[:, :-1]
         smooth = gradient + self.l2 * w
         zero = np.sign(smooth) * np.maximum(np.abs(smooth) - self.l1, 0)
         return np.where(w == 0, zero, smooth + self.l1 * np.sign(w))
 
-    def fit_intercept(self) -> None:
-        """Newton steps on the intercepts until the residuals of each column sum to nothing, as the dual point needs."""
-        for _ in range(50):
-            p = self.probabilities(self.z)
-            slope = (self.rows.weights * (p - self.target)).sum(axis=1)
-            if np.abs(slope).max() <= 1e-13:
+    def _balance(self) -> None:
+        """Newton steps on the intercepts until the residuals of each column sum to nothing."""
+        weights = self.rows.weights
+        for _ in range(BALANCING_STEPS):
+            slope = self._residual().sum(axis=1)
+            if np.abs(slope).max() <= BALANCED:
                 return
-            if p.shape[0] == 1:
-                step = -slope / max(float((self.rows.weights * p * (1 - p)).sum()), 1e-300)
+            if slope.size == 1:
+                step = -slope / max(float((weights * self.p * (1 - self.p)).sum()), 1e-300)
             else:
-                hessian = np.diag((p * self.rows.weights).sum(axis=1)) - (p * self.rows.weights) @ p.T
-                step = -np.linalg.lstsq(hessian, slope, rcond=1e-12)[0]
+                weighted = self.p * weights
+                step = -np.linalg.lstsq(np.diag(weighted.sum(axis=1)) - weighted @ self.p.T, slope, rcond=1e-12)[0]
             step = np.clip(step, -2, 2)
             self.w[:, -1] += step
             self.z += step[:, None]
+            self.loss = _numba.probabilities(self.z, self.rows.labels, weights, self.p)
 
-    def dual(self, gradient: NDArray[Any]) -> float:
-        """Dual objective at the residuals, scaled until they are feasible."""
+    def _dual(self, gradient: NDArray[Any]) -> float:
+        """Dual objective at the residuals, scaled until they are feasible; with l2 > 0 also as they are."""
         largest = float(np.abs(gradient).max())
         candidates = [min(1.0, self.l1 / largest) if largest > 0 else 1.0]
         if self.l2 > 0:
@@ -185,7 +151,8 @@ class _Head:
         return max(self._dual_at(scale, gradient) for scale in candidates)
 
     def _dual_at(self, scale: float, gradient: NDArray[Any]) -> float:
-        q = self.target + scale * (self.probabilities(self.z) - self.target)
+        q = scale * self.p
+        _numba.add_targets(q, self.rows.labels, 1 - scale)
         entropy = -xlogy(q, q).sum(axis=0)
         if q.shape[0] == 1:
             entropy = entropy - xlogy(1 - q[0], 1 - q[0])
@@ -193,54 +160,81 @@ class _Head:
         beyond = np.maximum(np.abs(scale * gradient) - self.l1, 0)
         return value - float((beyond**2).sum()) / (2 * self.l2) if self.l2 > 0 else value
 
-    def _improve(self, gradient: NDArray[Any], objective: float, settings: LBFGS) -> int:
-        """Newton steps on a working set; how many made progress."""
-        used = np.abs(self.w[:, :-1]).sum(axis=0) > 0
-        violation = np.abs(self.smallest_subgradient(gradient)).max(axis=0)
-        size = min(max(SMALLEST_SET, 2 * int(used.sum())), violation.size)
-        best = np.argpartition(-(violation + np.where(used, np.inf, 0)), size - 1)[:size]
-        chosen = np.sort(best[(violation[best] > 0) | used[best]])
-        x = self.rows.columns(chosen)
-        steps = 0
-        goal = 0.1 * settings.rtol * objective
-        for _ in range(NEWTON_STEPS):
-            decrease = sum(self._newton(c, chosen, x, goal) for c in range(self.w.shape[0]))
-            if decrease <= 0:
-                break
-            steps += 1
-            if decrease <= goal:
-                break
-        return steps
+    def _turns(self) -> list[range]:
+        """Columns that step together: all of them, unless they use too many weights."""
+        c = self.w.shape[0]
+        in_use = int((self.w[:, :-1] != 0).sum())
+        together = max(1, min(c, int(c * MOST_TOGETHER / max(in_use * (1 + JOIN_SHARE), 1))))
+        return [range(i, min(i + together, c)) for i in range(0, c, together)]
 
-    def _newton(self, column: int, chosen: NDArray[Any], x: NDArray[Any], goal: float) -> float:
-        """One Newton step of a class's weights on the working set; the decrease of the objective."""
-        p = self.probabilities(self.z)[column]
-        weights = self.rows.weights
-        residual = weights * (p - self.target[column])
-        curvature = weights * p * (1 - p)
-        scaled = x * np.sqrt(curvature).astype(x.dtype)[:, None]
-        hessian = np.empty((chosen.size + 1, chosen.size + 1))
-        hessian[:-1, :-1] = scaled.T @ scaled
-        hessian[:-1, -1] = hessian[-1, :-1] = curvature.astype(x.dtype) @ x
-        hessian[-1, -1] = curvature.sum()
-        at = np.append(self.w[column, chosen], self.w[column, -1])
-        gradient = np.append(residual.astype(x.dtype) @ x, residual.sum())
-        delta = np.zeros(at.size)
-        _numba.coordinate_descent(hessian, gradient, at, self.l1, self.l2, delta, SWEEPS, 0.01 * goal)
-        dz = x @ delta[:-1].astype(x.dtype) + delta[-1]
-        before = self.loss(self.z) + self._penalty_of(at)
-        z = self.z.copy()
+    def _step(self, columns: range, view: _View) -> bool:
+        """A Newton step of some columns' weights; whether the objective fell."""
+        rows, l1, l2 = self.rows, self.l1, self.l2
+        places = [self._working_set(c, view.gradient[c]) for c in columns]
+        features = np.unique(np.concatenate(places))
+        x = rows.columns(features)
+        within = [np.searchsorted(features, place) for place in places]
+        hessian = self._hessian(x, within, columns)
+        residual = self._residual()[columns.start : columns.stop]
+        slopes = np.zeros((len(columns), features.size))
+        _numba.dots(x, residual, slopes)
+        at = np.concatenate(
+            [np.append(self.w[c, place], self.w[c, -1]) for c, place in zip(columns, places, strict=True)]
+        )
+        gradient = np.concatenate([np.append(s[i], r.sum()) for s, i, r in zip(slopes, within, residual, strict=True)])
+        penalized = np.concatenate([np.append(np.ones(i.size, bool), False) for i in within])
+        delta = np.empty_like(at)
+        _numba.minimize(hessian, gradient, at, penalized, l1, l2, RIDGE * np.finfo(x.dtype).eps, delta)
+        dz = np.zeros_like(self.z)
+        moves = np.zeros((len(columns), features.size))
+        ends = np.cumsum([i.size + 1 for i in within]) - 1
+        for k, (i, end) in enumerate(zip(within, ends.tolist(), strict=True)):
+            moves[k, i] = delta[end - i.size : end]
+            dz[columns[k]] = delta[end]
+        _numba.add_columns(x, moves, dz[columns.start : columns.stop])
+        before = self.loss + self._penalty_of(at, penalized)
         step = 1.0
         for _ in range(HALVINGS):
-            z[column] = self.z[column] + step * dz
-            after = self.loss(z) + self._penalty_of(at + step * delta)
-            if after < before:
-                self.z = z
-                self.w[column, chosen] = at[:-1] + step * delta[:-1]
-                self.w[column, -1] = at[-1] + step * delta[-1]
-                return before - after
+            z = self.z + step * dz
+            loss = _numba.probabilities(z, rows.labels, rows.weights, self.p)
+            moved = at + step * delta
+            if loss + self._penalty_of(moved, penalized) < before:
+                self.z, self.loss = z, loss
+                for c, place, end in zip(columns, places, ends.tolist(), strict=True):
+                    self.w[c, place], self.w[c, -1] = moved[end - place.size : end], moved[end]
+                return True
             step /= 2
-        return 0.0
+        self.loss = _numba.probabilities(self.z, rows.labels, rows.weights, self.p)
+        return False
 
-    def _penalty_of(self, at: NDArray[Any]) -> float:
-        return float(self.l1 * np.abs(at[:-1]).sum() + 0.5 * self.l2 * (at[:-1] ** 2).sum())
+    def _penalty_of(self, at: NDArray[Any], penalized: NDArray[Any]) -> float:
+        return self._penalty(at[penalized])
+
+    def _working_set(self, column: int, gradient: NDArray[Any]) -> NDArray[Any]:
+        """Ascending features in use, and those that break the optimality conditions most."""
+        used = self.w[column, :-1] != 0
+        room = max(JOIN_LEAST, int(JOIN_SHARE * used.sum()))
+        beyond = np.where(used, 0.0, np.abs(gradient) - self.l1)
+        joining = np.flatnonzero(beyond > 0)
+        if joining.size > room:
+            joining = joining[np.argpartition(-beyond[joining], room)[:room]]
+        return np.sort(np.concatenate([np.flatnonzero(used), joining]))
+
+    def _hessian(self, x: NDArray[Any], within: list[NDArray[Any]], columns: range) -> NDArray[Any]:
+        """(q, q) float64 second derivatives of the loss by the columns' weights and intercepts, column after column."""
+        weights, binary = self.rows.weights, self.w.shape[0] == 1
+        rows = [np.concatenate([x[i], np.ones((1, x.shape[1]), x.dtype)]) for i in within]
+        ends = np.cumsum([0, *(part.shape[0] for part in rows)])
+        out = np.empty((ends[-1], ends[-1]))
+        for a in range(len(rows)):
+            p = self.p[columns[a]]
+            root = np.sqrt(weights * p * (1 - p)).astype(x.dtype)
+            scaled = rows[a] * root
+            own = slice(ends[a], ends[a + 1])
+            out[own, own] = scaled @ scaled.T
+            for b in range(a) if not binary else ():
+                other = slice(ends[b], ends[b + 1])
+                cross = (rows[a] * (-weights * p * self.p[columns[b]]).astype(x.dtype)) @ rows[b].T
+                out[own, other] = cross
+                out[other, own] = cross.T
+        return out

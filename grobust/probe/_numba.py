@@ -17,7 +17,6 @@ __all__ = [
     "advance",
     "backward",
     "class_totals",
-    "coordinate_descent",
     "count_correct",
     "encode",
     "evaluate",
@@ -393,50 +392,3 @@ def widened(bits: Any, shift: Any, out: Any) -> None:
     for i in range(rows):
         for j in range(d):
             out[i, j] = _as_float(bits[i, j]) - shift[j]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def coordinate_descent(
-    hessian: Any, gradient: Any, at: Any, l1: float, l2: float, delta: Any, sweeps: int, tolerance: float
-) -> int:
-    """Minimize gᵀδ + ½ δᵀ H δ + ½ λ₂ ‖w + δ‖² + λ₁ ‖w + δ‖₁ over δ, coordinate by coordinate; the last is free.
-
-    Parameters
-    ----------
-    hessian : (p + 1, p + 1) float64; gradient, at : (p + 1) float64, w in `at`, without the penalties' part
-    delta : (p + 1) float64, in and out
-    sweeps : most sweeps; a sweep over all coordinates is followed by sweeps over those that are not zero
-    tolerance : stop when no coordinate changes the model by more than this
-    """
-    size = gradient.size
-    slope = gradient.copy()
-    for j in range(size):
-        if delta[j] != 0:
-            for i in range(size):
-                slope[i] += delta[j] * hessian[j, i]
-    whole = True
-    for sweep in range(sweeps):
-        largest = 0.0
-        for j in range(size):
-            w = at[j] + delta[j]
-            free = j == size - 1
-            if not whole and not free and w == 0:
-                continue
-            curvature = hessian[j, j] + (0.0 if free else l2) + 1e-300
-            target = w - (slope[j] + (0.0 if free else l2 * w)) / curvature
-            if not free:
-                threshold = l1 / curvature
-                target = np.sign(target) * max(abs(target) - threshold, 0.0)
-            change = target - w
-            if change != 0:
-                delta[j] += change
-                for i in range(size):
-                    slope[i] += change * hessian[j, i]
-                largest = max(largest, 0.5 * curvature * change * change)
-        if largest <= tolerance:
-            if whole:
-                return sweep + 1
-            whole = True
-        else:
-            whole = False
-    return sweeps

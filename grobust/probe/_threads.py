@@ -32,6 +32,13 @@ class Threads:
                 return [work(items[0])]
         return list(self._pool.map(work, items))
 
+    def each(self, work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
+        """The same, one result at a time as soon as it and those before it are there."""
+        if len(items) == 1:
+            yield from self.map(work, items)
+        else:
+            yield from self._pool.map(work, items)
+
     def ranges(self, work: Callable[[int, int], T], n: int, block_rows: int) -> list[T]:
         """Call ``work(start, stop)`` on stretches of whole blocks that together are the rows 0 … n."""
         blocks = -(-n // block_rows)

@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from grobust.arrays import to_numpy
-from grobust.probe import LBFGS, FitStatus, Head, fit_probe, fit_probes
+from grobust.probe import LBFGS, FitStatus, Head, _numba_l1, fit_probe, fit_probes
 
 
 def one_column(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,3 +103,59 @@ def test_status_says_what_to_try() -> None:
     fit = fit_probe(x, y, n_classes=2, l1=1e-4, l2=0.0, solver=LBFGS(max_iter=1))
     assert fit.status is FitStatus.MAX_ITER
     assert "raise max_iter" in fit.message
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [2, 3])
+def test_features_that_repeat_and_more_features_than_rows(k: int, dtype: type) -> None:
+    """Second derivatives are singular; the duality gap proves the objective all the same."""
+    x, y = problem(60, 50, k)
+    x = np.concatenate([x, x, 2 * x[:, :20]], axis=1).astype(dtype)
+    fits = fit_probes(x, y, [Head(l1=l1, l2=0.0) for l1 in (0.1, 0.01, 1e-3, 2e-4)], n_classes=k)
+    for fit in fits:
+        assert fit.status is FitStatus.CONVERGED
+        assert 0 <= fit.gap <= 1e-6 * fit.objective
+    once = fit_probes(x[:, :50], y, [Head(l1=l1, l2=0.0) for l1 in (0.1, 0.01, 1e-3, 2e-4)], n_classes=k)
+    # Standardized copies add nothing.
+    assert [fit.objective for fit in fits] == pytest.approx([fit.objective for fit in once], rel=3e-6)
+
+
+def test_the_model_of_a_step_is_minimized() -> None:
+    """Against scipy on w = u - v, and by the optimality conditions; also from a start with other signs."""
+    rng = np.random.default_rng(3)
+    root = rng.standard_normal((12, 9))
+    hessian, gradient, at = root.T @ root / 12, rng.standard_normal(9), rng.standard_normal(9) * (np.arange(9) % 2)
+    penalized, l1, l2 = np.arange(9) < 8, 0.4, 0.1
+    delta = np.empty(9)
+    _numba_l1.minimize(hessian, gradient, at, penalized, l1, l2, 1e-12, delta)
+    w, slope = at + delta, gradient + hessian @ delta + l2 * penalized * (at + delta)
+    assert slope[~penalized] == pytest.approx(0, abs=1e-8)
+    zero = penalized & (w == 0)
+    assert zero.any()
+    assert (np.abs(slope[zero]) <= l1 * (1 + 1e-6)).all()
+    assert slope[penalized & ~zero] == pytest.approx(-l1 * np.sign(w[penalized & ~zero]), abs=1e-8)
+
+
+def test_kernels_equal_numpy() -> None:
+    rng = np.random.default_rng(0)
+    columns, residual = rng.standard_normal((5, 33)).astype(np.float32), rng.standard_normal((3, 33))
+    wide = columns.astype(np.float64)
+    out = np.ones((3, 5))
+    _numba_l1.dots(columns, residual, out)
+    np.testing.assert_allclose(out, 1 + residual @ wide.T, rtol=1e-13)
+    out = np.ones((3, 5))
+    _numba_l1.weighted_rows(np.ascontiguousarray(columns.T), residual, out)
+    np.testing.assert_allclose(out, 1 + residual @ wide.T, rtol=1e-13)
+    out, weights = np.ones((3, 33)), rng.standard_normal((3, 5))
+    _numba_l1.add_columns(columns, weights, out)
+    np.testing.assert_allclose(out, 1 + weights @ wide, rtol=1e-13)
+
+
+def test_rows_in_many_blocks_give_the_same_heads() -> None:
+    x, y = problem(300, 40, 3)
+    heads = [Head(l1=l1, l2=1e-3) for l1 in (0.02, 0.004)]
+    whole = fit_probes(x, y, heads, n_classes=3)
+    pieces = fit_probes(x, y, heads, n_classes=3, max_bytes=64_000)
+    for one, other in zip(whole, pieces, strict=True):
+        assert one.objective == pytest.approx(other.objective, rel=1e-7)
+        np.testing.assert_allclose(one.probe.weight, other.probe.weight, atol=1e-5)

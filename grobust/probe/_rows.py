@@ -1,0 +1,64 @@
+"""The rows of a weighting as l1 heads read them: all features times residuals, and the columns of some features."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grobust.arrays import array_namespace, to_numpy
+from grobust.probe import _numba_l1 as _numba
+from grobust.typing import Array
+
+__all__ = ["Rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Standardized rows in blocks, and their labels and weights.
+
+    Parameters
+    ----------
+    blocks : gives (b, d) floating blocks that together are the n rows, on any device; one block when they fit in
+        memory, and best the transpose of a contiguous (d, n)
+    labels : (n) int64
+    weights : (n) float64, summing to 1
+    n_features : d
+    """
+
+    blocks: Callable[[], Iterator[Array]]
+    labels: NDArray[Any]
+    weights: NDArray[Any]
+    n_features: int
+
+    def gradient(self, residual: NDArray[Any]) -> NDArray[Any]:
+        """(c, d) float64 products of residuals (c, n) with the features, summed in float64 on the host."""
+        total = np.zeros((residual.shape[0], self.n_features))
+        for start, block in self._placed():
+            part = residual[:, start : start + block.shape[0]]
+            if not isinstance(block, np.ndarray):
+                total += to_numpy(array_namespace(block).asarray(part, dtype=block.dtype) @ block)
+            elif block.T.flags.c_contiguous:
+                _numba.dots(block.T, part, total)
+            else:
+                _numba.weighted_rows(block, part, total)
+        return total
+
+    def columns(self, features: NDArray[Any]) -> NDArray[Any]:
+        """(p, n) of the blocks' dtype, on the host: a feature is a row."""
+        parts = [_columns(block, features) for _, block in self._placed()]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _placed(self) -> Iterator[tuple[int, Array]]:
+        start = 0
+        for block in self.blocks():
+            yield start, block
+            start += block.shape[0]
+
+
+def _columns(block: Array, features: NDArray[Any]) -> NDArray[Any]:
+    if isinstance(block, np.ndarray):
+        return np.ascontiguousarray(block.T[features])
+    xp = array_namespace(block)
+    return np.ascontiguousarray(to_numpy(xp.take(block, xp.asarray(features), axis=1)).T)
