@@ -33,6 +33,7 @@ class Design:
     features : (n, d), or anything with shape and dtype whose row slices are arrays
     compute : dtype of the products: float64 for float64 features and small problems, else float32
     shift : (d) of dtype `compute`, subtracted from a copied block; None where blocks are used as they are
+    near : every mean is at most `LARGEST_OFFSET` standard deviations from 0
     """
 
     features: Any
@@ -40,6 +41,7 @@ class Design:
     scale: Array
     compute: Any
     shift: Array | None
+    near: bool = False
 
     def in_float64(self) -> "Design":
         """The same with float64 products."""
@@ -138,8 +140,9 @@ def design(features: Any, *, standardize: bool, threads: Threads, block_rows: in
     constant = scale <= 1e-7 * xp.maximum(xp.abs(mean), xp.ones_like(mean) * 1e-30)
     scale = xp.where(constant, xp.ones_like(scale), scale) if standardize else xp.ones_like(scale)
     compute = xp.float64 if first.dtype == xp.float64 or n * d <= small else xp.float32
-    copied = first.dtype != compute or float(largest) > LARGEST_OFFSET
-    return Design(features, mean, scale, compute, xp.astype(mean, compute) if copied else None)
+    near = float(largest) <= LARGEST_OFFSET
+    copied = first.dtype != compute or not near
+    return Design(features, mean, scale, compute, xp.astype(mean, compute) if copied else None, near)
 
 
 def _host_moments(features: Any, threads: Threads, block_rows: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace, to_numpy
 from grobust.errors import ConfigError, GroupError, ShapeError
+from grobust.probe._backends import make_passes
 from grobust.probe._design import Design, design
 from grobust.probe._dual import reduced, restored, shrunk
 from grobust.probe._lasso import Rows, solve_lasso
 from grobust.probe._objective import columns_per_head, effective_l2
-from grobust.probe._passes import make_passes
 from grobust.probe._solver import Solution, solve
 from grobust.probe._threads import Threads, threads
 from grobust.probe._weights import WeightTable, weight_table
@@ -315,7 +315,10 @@ class _Task:
         block = HOST_BLOCK if self._host else DEVICE_BLOCK
 
         def run(data: Design, table: WeightTable, start: Array, l2: NDArray[Any]) -> Solution:
-            passes = make_passes(data, labels, table, columns=self.columns, threads=self.pool, block=block)
+            passes = make_passes(
+                data, labels, table, columns=self.columns, threads=self.pool, block=block,
+                scratch_bytes=self.max_bytes // 2,
+            )  # fmt: skip
             return solve(data, passes, start, l2, settings=self.settings, threads=self.pool)
 
         solution = run(data, table, start, l2)
