@@ -87,7 +87,7 @@ class ShimDevice:
         p = product
         assert p.a.dtype == p.b.dtype
         assert p.c.dtype == np.float32
-        for i in range(p.count):
+        for i in range(p.batch):
             a = columns_of(p.a, i * p.step_a, p.lda, (p.k, p.m) if p.transpose_a else (p.m, p.k)).astype(np.float32)
             b = columns_of(p.b, i * p.step_b, p.ldb, (p.n, p.k) if p.transpose_b else (p.k, p.n)).astype(np.float32)
             c = columns_of(p.c, i * p.step_c, p.ldc, (p.m, p.n))

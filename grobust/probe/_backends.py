@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from grobust.arrays import on_cuda
+from grobust.arrays import is_array, on_cuda
 from grobust.probe._cuda import cuda
 from grobust.probe._cuda_passes import MOST_COLUMNS, CudaPasses
 from grobust.probe._design import Design
@@ -30,6 +30,10 @@ def make_passes(
         n, d = design.features.shape
         chunk = chunk_rows(n)
         # Products and residuals of a row, and the row in float32 where it is centred.
-        rows = int(scratch_bytes // (12 * columns * weights.weighting.size + 4 * d))
+        row = 12 * columns * weights.weighting.size + 4 * d
+        if not is_array(design.features):
+            # Two blocks of a stream.
+            row += 2 * d * design.features.dtype.itemsize
+        rows = int(scratch_bytes // row)
         return CudaPasses(cuda(), design, labels, weights, columns, rows=min(n, max(chunk, rows // chunk * chunk)))
     return ArrayPasses(design, labels, weights, columns, block)

@@ -75,13 +75,16 @@ class Operand:
 
     def block(self, start: int, stop: int, stride: int = 1) -> Array:
         """(b, d) rows, contiguous: float16 as they are, or float32 and centred where that is needed."""
-        rows = self._design.features[start:stop, :]
+        xp = self._device.xp
+        rows = xp.asarray(self._design.features[start:stop, :])
         rows = rows if stride == 1 else rows[::stride]
+        if rows.dtype not in (np.float16, np.float32):
+            rows = rows.astype(np.float32)
         if self._shift is None:
-            return self._device.xp.ascontiguousarray(rows)
+            return xp.ascontiguousarray(rows)
         rows, half, pitch = self._raw(rows)
         b, d = rows.shape
-        out = self._device.xp.empty((b, d), dtype=np.float32)
+        out = xp.empty((b, d), dtype=np.float32)
         grid = (-(-d // THREADS), min(b, MOST_BLOCKS_Y))
         self._device.launch(
             "centred", grid, (THREADS,), (rows, half, pitch, np.int64(b), np.int32(d), self._shift, out)

@@ -1,4 +1,4 @@
-"""The GPU behind `Device`: kernels compiled by NVRTC on first use, cuBLAS and cuSOLVER. The door of CuPy for kernels."""
+"""The GPU behind `Device`: kernels compiled by NVRTC on first use, cuBLAS, cuSOLVER, pinned memory. A door of CuPy."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -6,11 +6,12 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from grobust.probe._device import KERNELS, Product
 from grobust.typing import Array
 
-__all__ = ["OPTIONS", "Cuda", "cuda", "source"]
+__all__ = ["OPTIONS", "Cuda", "CudaSlab", "cuda", "source", "upload"]
 
 OPTIONS = ("-std=c++17",)
 # What a kernel may use without being told.
@@ -76,12 +77,12 @@ class Cuda:
         head = (handle, transpose[p.transpose_a], transpose[p.transpose_b], p.m, p.n, p.k, alpha.ctypes.data)
         tail = (lib.CUBLAS_COMPUTE_32F, lib.CUBLAS_GEMM_DEFAULT)
         a, b, c = p.a.data.ptr, p.b.data.ptr, p.c.data.ptr
-        if p.count == 1:
+        if p.batch == 1:
             lib.gemmEx(*head, a, kind, p.lda, b, kind, p.ldb, beta.ctypes.data, c, wide, p.ldc, *tail)
         else:
             lib.gemmStridedBatchedEx(
                 *head, a, kind, p.lda, p.step_a, b, kind, p.ldb, p.step_b, beta.ctypes.data, c, wide, p.ldc, p.step_c,
-                p.count, *tail,
+                p.batch, *tail,
             )  # fmt: skip
 
     def inverses(self, matrices: Array, shifts: Sequence[float], ridge: float, tries: int) -> Array:
@@ -134,3 +135,44 @@ class Cuda:
 def cuda() -> Cuda:
     """The door, opened once."""
     return Cuda()
+
+
+def upload(rows: NDArray[Any]) -> Array:
+    """Rows as a CuPy array."""
+    return cuda().xp.asarray(rows)
+
+
+class CudaSlab:
+    """Room for a block of rows on the device and in pinned memory, and a stream of its own for its transfers."""
+
+    def __init__(self, rows: int, d: int, dtype: Any) -> None:
+        import cupyx
+
+        cupy = cuda().xp
+        self._cupy, self._device = cupy, int(cupy.cuda.runtime.getDevice())
+        self._pinned = cupyx.empty_pinned((rows, d), dtype=dtype)
+        self._array = cupy.empty((rows, d), dtype=dtype)
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        # The pool may have given memory that work already started still uses.
+        self._released = cupy.cuda.get_current_stream().record()
+        self._copied: Any = None
+
+    def fill(self, rows: NDArray[Any]) -> None:
+        """Copy rows and start their transfer, once what used the slab is done."""
+        with self._cupy.cuda.Device(self._device):
+            if self._copied is not None:
+                self._copied.synchronize()
+            count = rows.shape[0]
+            np.copyto(self._pinned[:count], rows)
+            self._stream.wait_event(self._released)
+            self._array[:count].set(self._pinned[:count], stream=self._stream)
+            self._copied = self._stream.record()
+
+    def ready(self, rows: int) -> Array:
+        """The first rows on the device, for work that is started from now on."""
+        self._cupy.cuda.get_current_stream().wait_event(self._copied)
+        return self._array[:rows]
+
+    def release(self) -> None:
+        """All work on the rows has been started."""
+        self._released = self._cupy.cuda.get_current_stream().record()

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.probe._columns import Fresh, Operand, padded
+from grobust.probe._cuda_moments import column_moments, reduce
 from grobust.probe._design import Design
 from grobust.probe._device import NULL, Device, square
 from grobust.probe._passes import CURVATURE_HEADS, Evaluation
 from grobust.probe._weights import WeightTable
 from grobust.typing import Array
 
-__all__ = ["MOST_COLUMNS", "CudaPasses", "column_moments"]
+__all__ = ["MOST_COLUMNS", "CudaPasses"]
 
 THREADS = 256
 # Blocks per head of the fused stage, whatever the device: sums must not depend on it.
@@ -169,7 +170,9 @@ class CudaPasses:
         elif residual is not None:
             wide = residual
         new, new_low, pitch = (NULL, NULL, padded(rows)) if fresh is None else fresh
-        shared, block, tail = 0, (THREADS,), ()
+        shared = 0
+        block: tuple[int, ...] = (THREADS,)
+        tail: tuple[Any, ...] = ()
         blocks = min(-(-rows // THREADS), MOST_BLOCKS)
         if columns > 1:
             tile, lanes, segments = _tile(columns)
@@ -185,20 +188,12 @@ class CudaPasses:
              low, partials, *tail),
             shared=shared,
         )  # fmt: skip
-        _reduce(self._device, partials, sums, add=lo > 0)
+        reduce(self._device, partials, sums, add=lo > 0)
 
     def _weights_at(self, lo: int) -> tuple[Any, ...]:
         return (
             self._codes[:, lo:], self._values, self._dense[:, lo:], np.int64(self._n), np.int32(self._coded),
         )  # fmt: skip
-
-
-def _reduce(device: Device, partials: Array, totals: Array, *, add: bool) -> None:
-    outputs, parts = partials.shape
-    device.launch(
-        "reduce", (-(-outputs // (THREADS // 32)),), (THREADS,),
-        (partials, np.int32(parts), np.int32(outputs), np.int32(add), totals),
-    )  # fmt: skip
 
 
 def _tile(columns: int) -> tuple[int, int, int]:
@@ -208,19 +203,3 @@ def _tile(columns: int) -> tuple[int, int, int]:
     while segments < rows and 2 * segments * columns <= rows * lanes:
         segments *= 2
     return rows, lanes, segments
-
-
-def column_moments(device: Device, rows: Array, shift: Array | None, weights: Array | None) -> Array:
-    """(2, d) float64 sums over contiguous rows (b, d) of w (x − shift) and w (x − shift)²."""
-    xp, (b, d) = device.xp, rows.shape
-    lanes = 16
-    blocks = min(-(-b // (8 * lanes)), 512)
-    partials = xp.empty((2 * d, blocks), dtype=np.float64)
-    device.launch(
-        "column_moments", (-(-d // 32), blocks), (32, lanes),
-        (rows, np.int32(rows.dtype == np.float16), np.int64(d), np.int64(b), np.int32(d),
-         NULL if shift is None else shift, NULL if weights is None else weights, np.int32(0), partials),
-    )  # fmt: skip
-    sums = xp.empty((2, d), dtype=np.float64)
-    _reduce(device, partials, sums, add=False)
-    return sums

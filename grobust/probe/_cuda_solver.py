@@ -37,7 +37,9 @@ def dots(device: Device, a: Array, b: Array) -> Array | None:
     return out
 
 
-def two_loop(device: Device, history: Sequence[Sequence[Array]], gradient: Array, preconditioned: Array) -> Array | None:
+def two_loop(
+    device: Device, history: Sequence[Sequence[Array]], gradient: Array, preconditioned: Array
+) -> Array | None:
     """Inverse Hessian estimate times the gradient, as `_solver` has it; None where vectors or history are too large.
 
     Parameters

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grobust.arrays import array_namespace, to_numpy
+from grobust.arrays import array_namespace, is_array, on_cuda, to_numpy
 from grobust.errors import ShapeError
 from grobust.probe import _numba
+from grobust.probe._cuda import cuda
+from grobust.probe._cuda_moments import mean_and_scale
 from grobust.probe._threads import Threads
 from grobust.typing import Array
 
@@ -98,8 +100,8 @@ class Design:
     def standardized(self, rows: NDArray[Any]) -> Array:
         """(b, d) standardized rows, by index, in dtype `compute`."""
         xp = array_namespace(self.mean)
-        host = isinstance(self.mean, np.ndarray)
-        chosen = self.features[rows] if host else xp.take(self.features, xp.asarray(rows), axis=0)
+        taken = is_array(self.features) and not isinstance(self.features, np.ndarray)
+        chosen = xp.take(self.features, xp.asarray(rows), axis=0) if taken else self.features[rows]
         wide = xp.astype(chosen, self.compute)
         centre = xp.astype(self.mean, self.compute)
         rest = xp.astype(self.mean - xp.astype(centre, xp.float64), self.compute)
@@ -131,6 +133,8 @@ def design(features: Any, *, standardize: bool, threads: Threads, block_rows: in
     n, d = features.shape
     if isinstance(first, np.ndarray):
         mean, scale = _host_moments(features, threads, block_rows)
+    elif on_cuda(first) and first.dtype != xp.float64:
+        mean, scale = mean_and_scale(cuda(), features, n if is_array(features) else block_rows)
     else:
         mean, scale = _moments(features, block_rows)
     if not bool(xp.all(xp.isfinite(mean + scale))):
@@ -163,8 +167,8 @@ def _host_moments(features: Any, threads: Threads, block_rows: int) -> tuple[NDA
 
 
 def _moments(features: Array, block_rows: int) -> tuple[Array, Array]:
-    xp = array_namespace(features)
     n = features.shape[0]
+    xp = array_namespace(features[:1, :])
     shift = xp.mean(xp.astype(features[: min(n, block_rows), :], xp.float64), axis=0)
     first, second = xp.zeros_like(shift), xp.zeros_like(shift)
     for lo in range(0, n, block_rows):

@@ -26,7 +26,7 @@ NULL = np.uint64(0)
 
 
 class Product(NamedTuple):
-    """C = alpha · op(A) op(B) + beta · C as cuBLAS says it, column by column, for `count` matrices at fixed distances.
+    """C = alpha · op(A) op(B) + beta · C as cuBLAS says it, column by column, for `batch` matrices at fixed distances.
 
     op(A) is (m, k), op(B) (k, n), C (m, n); leading dimensions and distances are in elements. A and B are float16 or
     float32 alike, C is float32, and sums are float32.
@@ -48,7 +48,7 @@ class Product(NamedTuple):
     step_a: int = 0
     step_b: int = 0
     step_c: int = 0
-    count: int = 1
+    batch: int = 1
 
 
 class Device(Protocol):
@@ -100,7 +100,9 @@ def backward(device: Device, residual: Array, rows: Array, chunk: int) -> Array:
     if rest:
         start = whole * chunk
         device.product(
-            Product(False, False, d, columns, rest, 1.0, rows[start:], d, residual[:, start:], pitch, 0.0, out[whole:], d)
+            Product(
+                False, False, d, columns, rest, 1.0, rows[start:], d, residual[:, start:], pitch, 0.0, out[whole:], d
+            )
         )
     return out
 

@@ -144,7 +144,8 @@ def fit_probes(
 
     Parameters
     ----------
-    features : (n, d) float16, float32 or float64, NumPy or CuPy; a memory map is read block by block, never whole
+    features : (n, d) float16, float32 or float64, NumPy or CuPy; a memory map is read block by block, never whole, and
+        a `DeviceStream` brings it to a GPU that it does not fit into
     labels : (n) integers 0 … k−1
     heads : K problems
     n_classes : k ≥ 2
@@ -269,8 +270,8 @@ class _Task:
         self.data, self.heads, self.n_classes, self.settings = data, heads, n_classes, settings
         self.max_bytes, self.pool = max_bytes, pool
         self.host_labels = np.asarray(to_numpy(labels), dtype=np.int64)
-        self.labels = self.host_labels if isinstance(labels, np.ndarray) else array_namespace(labels).astype(
-            labels, array_namespace(labels).int64)  # fmt: skip
+        host = isinstance(data.mean, np.ndarray)
+        self.labels = self.host_labels if host else array_namespace(data.mean).asarray(self.host_labels)
         self.columns = columns_per_head(n_classes)
         self.table = weight_table([head.weights for head in heads], names, self.host_labels, n_classes)
 
@@ -350,8 +351,6 @@ class _Task:
         return [self._fit(i, solution, k) for k, i in enumerate(places.tolist())]
 
     def _lasso(self, places: NDArray[Any]) -> list[ProbeFit]:
-        if not self._host:
-            raise ConfigError("l1 heads are solved on the CPU: give NumPy features (--device cpu).")
         weights = self._weights_of(int(places[0]))
         rows = np.flatnonzero(weights > 0)
         d = self.data.features.shape[1]
@@ -359,20 +358,21 @@ class _Task:
         stretches = [rows[i : i + piece] for i in range(0, rows.size, piece)]
         kept = self.data.standardized(rows) if len(stretches) == 1 else None
 
-        def blocks() -> Iterator[NDArray[Any]]:
+        def blocks() -> Iterator[Array]:
             if kept is not None:
                 yield kept
             else:
                 yield from (self.data.standardized(stretch) for stretch in stretches)
 
         heads = [self.heads[i] for i in places.tolist()]
-        starts = [None if head.start is None else begin for head, begin in zip(heads, self._start(places), strict=True)]
+        begin = to_numpy(self._start(places))
+        starts = [None if head.start is None else begin[k] for k, head in enumerate(heads)]
         found = solve_lasso(
             Rows(blocks, self.host_labels[rows], weights[rows], d), np.array([head.l1 for head in heads]),
             np.array([effective_l2(head.l2, self.n_classes) for head in heads]), starts, self.columns, self.settings,
         )  # fmt: skip
         solution = Solution(
-            np.stack([fit.weights for fit in found]),
+            array_namespace(self.data.mean).asarray(np.stack([fit.weights for fit in found])),
             *(np.array([getattr(fit, name) for fit in found])
               for name in ("objective", "gap", "gap", "grad_norm", "grad_norm_at_zero", "n_iter", "converged")),
         )  # fmt: skip

@@ -2,9 +2,10 @@
 
 Features outside the working set are looked at once per round, by one product of all rows with the residuals, which also
 gives the duality gap. Inside, a class's Hessian on the working set is one small Gram matrix, and the descent touches
-nothing else. The strengths of a head are solved from the strongest on, each from the solution before (Friedman, Hastie
-and Tibshirani 2010, "Regularization paths for generalized linear models via coordinate descent"; Massias, Gramfort and
-Salmon 2018, "Celer", for working sets by dual gaps).
+nothing else. With features on a GPU the products of all rows are there, and the descent is here. The strengths of a
+head are solved from the strongest on, each from the solution before (Friedman, Hastie and Tibshirani 2010,
+"Regularization paths for generalized linear models via coordinate descent"; Massias, Gramfort and Salmon 2018, "Celer",
+for working sets by dual gaps).
 """
 
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, xlogy
 
+from grobust.arrays import array_namespace, to_numpy
 from grobust.probe import _numba
 from grobust.settings import LBFGS
+from grobust.typing import Array
 
 __all__ = ["LassoFit", "Rows", "solve_lasso"]
 
@@ -32,7 +35,7 @@ class Rows:
 
     Parameters
     ----------
-    blocks : gives (b, d) floating blocks that together are the n rows; one block when they fit in memory
+    blocks : gives (b, d) floating blocks that together are the n rows, on any device; one block when they fit in memory
     labels : (n) int64
     weights : (n) float64, summing to 1
     n_features : d
@@ -47,18 +50,26 @@ class Rows:
         """(c, d) float64 products of residuals (c, n) with the features."""
         total = np.zeros((residual.shape[0], self.n_features))
         for start, block in self._placed():
-            total += residual[:, start : start + len(block)].astype(block.dtype) @ block
+            part = residual[:, start : start + block.shape[0]]
+            total += to_numpy(array_namespace(block).asarray(part, dtype=block.dtype) @ block)
         return total
 
     def columns(self, features: NDArray[Any]) -> NDArray[Any]:
-        """(n, p) columns of some features."""
-        return np.concatenate([block[:, features] for _, block in self._placed()])
+        """(n, p) columns of some features, on the host."""
+        return np.concatenate([_columns(block, features) for _, block in self._placed()])
 
-    def _placed(self) -> Iterator[tuple[int, NDArray[Any]]]:
+    def _placed(self) -> Iterator[tuple[int, Array]]:
         start = 0
         for block in self.blocks():
             yield start, block
-            start += len(block)
+            start += block.shape[0]
+
+
+def _columns(block: Array, features: NDArray[Any]) -> NDArray[Any]:
+    if isinstance(block, np.ndarray):
+        return np.asarray(block[:, features])
+    xp = array_namespace(block)
+    return to_numpy(xp.take(block, xp.asarray(features), axis=1))
 
 
 @dataclass(frozen=True, eq=False)

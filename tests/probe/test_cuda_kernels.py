@@ -58,7 +58,9 @@ def test_a_mistake_does_not_compile() -> None:
 
 
 @pytest.mark.parametrize("kind", ["half", "single", "centred"])
-@pytest.mark.parametrize(("k", "heads", "n"), [(2, 1, 700), (2, 5, 1500), (3, 3, 1300), (11, 2, 900), (40, 1, 500), (300, 1, 700)])
+@pytest.mark.parametrize(
+    ("k", "heads", "n"), [(2, 1, 700), (2, 5, 1500), (3, 3, 1300), (11, 2, 900), (40, 1, 500), (300, 1, 700)]
+)
 def test_passes_equal_the_general_code(device: ShimDevice, kind: str, k: int, heads: int, n: int) -> None:
     x, y = problem(n, 21, k, seed=heads)
     x = x - 10 + {"half": 0.0, "single": 1.0, "centred": 30.0}[kind]

@@ -1,10 +1,10 @@
 // Rows of features before they meet a product: moments, widening, weighting.
 
 // Sums over rows of weight * (x - shift) and weight * (x - shift)^2 of every feature, in float64: partials
-// (2, d, blocks) or, with `only_first`, (1, d, blocks). Block (32, lanes): 32 features side by side. grid (d / 32, blocks).
+// (2, d, blocks). Block (32, lanes up to 32): 32 features side by side. grid (d / 32, blocks).
 extern "C" __global__ void column_moments(
     const void* features, int is_half, long long pitch, long long rows, int d, const double* shift,
-    const double* weights, int only_first, double* partials
+    const double* weights, double* partials
 ) {
     __shared__ double room[2][32][33];
     int j = blockIdx.x * 32 + threadIdx.x, lanes = blockDim.y, blocks = gridDim.y;
@@ -27,7 +27,7 @@ extern "C" __global__ void column_moments(
         second += room[1][lane][threadIdx.x];
     }
     partials[(long long)j * blocks + blockIdx.y] = first;
-    if (!only_first) partials[((long long)d + j) * blocks + blockIdx.y] = second;
+    partials[((long long)d + j) * blocks + blockIdx.y] = second;
 }
 
 // out (rows, d) float32 = x - shift. grid (d / threads, rows up to 65535).
