@@ -5,7 +5,7 @@ this code runs where no GPU is.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class Product(NamedTuple):
     batch: int = 1
 
 
+@runtime_checkable
 class Device(Protocol):
     """A GPU, or what stands in for one."""
 

@@ -6,7 +6,7 @@ known, and after the last comes the first. A thread copies it into pinned memory
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ __all__ = ["DeviceStream", "Slab"]
 SMALLEST_BLOCK = 1024
 
 
+@runtime_checkable
 class Slab(Protocol):
     """Room for a block on the device, and for its copy in pinned memory."""
 
