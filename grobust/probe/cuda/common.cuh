@@ -54,7 +54,6 @@ __device__ inline double block_sum(double value) {
     __shared__ double parts[33];
     int thread = thread_index(), warps = block_threads() / 32;
     value = warp_sum(value);
-    __syncthreads();  // the result of the call before may still be read
     if (thread % 32 == 0) parts[thread / 32] = value;
     __syncthreads();
     if (thread < 32) {
@@ -73,7 +72,6 @@ __device__ inline double block_max(double value) {
         double other = __shfl_xor_sync(0xffffffffu, value, offset);
         value = other > value ? other : value;
     }
-    __syncthreads();
     if (thread % 32 == 0) parts[thread / 32] = value;
     __syncthreads();
     if (thread == 0) {
