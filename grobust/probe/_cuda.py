@@ -98,7 +98,7 @@ class Cuda:
             if not open_:
                 return out
             share *= 10
-            out[np.array(open_)] = cupy.eye(d, dtype=np.float32)
+            out[cupy.asarray(open_)] = cupy.eye(d, dtype=np.float32)
         raise AssertionError("the Hessian of the loss is positive semi-definite and finite")
 
     def _factorize(self, matrix: Array, shifts: list[float], out: Array, places: list[int]) -> Array:

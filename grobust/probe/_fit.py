@@ -389,9 +389,9 @@ class _Task:
             expected = (self.n_classes, out.shape[2] - 1)
             if tuple(start.weight.shape) != expected:
                 raise ShapeError(f"A head's start has weights {tuple(start.weight.shape)}, expected {expected}.")
-            weight, bias = start.weight, start.bias
+            weight, bias = xp.asarray(to_numpy(start.weight)), xp.asarray(to_numpy(start.bias))
             if self.columns == 1:
-                weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+                weight, bias = weight[1:, :] - weight[:1, :], bias[1:] - bias[:1]
             out[k, :, :-1] = weight * self.data.scale
             out[k, :, -1] = bias + weight @ self.data.mean
         return out

@@ -6,6 +6,7 @@ have cost as much as it does (rent or buy: at most twice the better choice). Wei
 float64; products with the features are of the design's dtype.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ DECREASE, CURVATURE = 1e-4, 0.9
 MAX_TRIALS = 25
 # Rows per feature that suffice for the preconditioner's second moments.
 SAMPLE_PER_FEATURE = 4
+# Rows of which a copy on a device adds to the moments at a time.
+MOMENT_ROWS = 1 << 16
 # Cost of reading a feature, in floating-point operations of a matrix product.
 READ_COST = 40
 # The quasi-Newton estimate of the distance from the minimum may be this much too small.
@@ -195,9 +198,12 @@ def _build(
         scaled = block * xp.sqrt(weight)[:, None]
         return weight @ block, scaled.T @ scaled
 
-    parts = threads.ranges(part, rows.size, -(-rows.size // threads.count))
-    first, moments = parts[0]
-    for more, other in parts[1:]:
+    if isinstance(design.mean, np.ndarray):
+        parts: Iterator[tuple[Array, Array]] = iter(threads.ranges(part, rows.size, -(-rows.size // threads.count)))
+    else:
+        parts = (part(lo, min(lo + MOMENT_ROWS, rows.size)) for lo in range(0, rows.size, MOMENT_ROWS))
+    first, moments = next(parts)
+    for more, other in parts:
         first += more
         moments += other
     # The mean's part and the scales: exact enough in the dtype of the products, as this only preconditions.

@@ -1,6 +1,7 @@
 """l1 and elastic-net heads against scikit-learn's saga, their duality gap, and sparsity."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,3 +104,25 @@ def test_status_says_what_to_try() -> None:
     fit = fit_probe(x, y, n_classes=2, l1=1e-4, l2=0.0, solver=LBFGS(max_iter=1))
     assert fit.status is FitStatus.MAX_ITER
     assert "raise max_iter" in fit.message
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_products_may_be_on_a_device(k: int) -> None:
+    """Rows in another array namespace: products there, the descent on the host, the same heads."""
+    xp = pytest.importorskip("array_api_strict")
+    x, y = problem(400, 30, k)
+    heads = [
+        Head(l1=l1, l2=l2, weights=row_weights(kind, y))
+        for kind in ("class", "subset")
+        for l1, l2 in ((0.03, 0.0), (0.005, 0.01))
+    ]
+    heads.append(Head(l1=0.01, start=fit_probe(xp.asarray(x), xp.asarray(y), n_classes=k).probe))
+    plain = [replace(head, start=None) for head in heads]
+    for a, b in zip(
+        fit_probes(xp.asarray(x), xp.asarray(y), heads, n_classes=k, max_bytes=8 * 30 * 150),
+        fit_probes(x, y, plain, n_classes=k),
+        strict=True,
+    ):
+        assert a.status is FitStatus.CONVERGED
+        assert a.objective == pytest.approx(b.objective, rel=2e-6)
+        assert a.gap <= 1e-6 * a.objective
