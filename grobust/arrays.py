@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from grobust.errors import DeviceError
 from grobust.typing import Array, ArrayNamespace
 
-__all__ = ["DeviceName", "array_namespace", "cuda_available", "resolve_device", "to_device", "to_numpy"]
+__all__ = [
+    "DeviceName",
+    "array_namespace",
+    "cuda_available",
+    "is_array",
+    "on_cuda",
+    "resolve_device",
+    "to_device",
+    "to_numpy",
+]
 
 DeviceName = Literal["cpu", "cuda"]
 
@@ -21,6 +30,16 @@ DeviceName = Literal["cpu", "cuda"]
 def array_namespace(*arrays: Array) -> ArrayNamespace:
     """Return the array API namespace that all `arrays` share; TypeError when they are mixed."""
     return array_api_compat.array_namespace(*arrays)
+
+
+def is_array(value: Any) -> bool:
+    """Whether `value` is an array of some namespace, and not a reader with shape, dtype and row slices."""
+    return bool(array_api_compat.is_array_api_obj(value))
+
+
+def on_cuda(array: Any) -> bool:
+    """Whether `array` is a CuPy array."""
+    return bool(array_api_compat.is_cupy_array(array))
 
 
 def cuda_available() -> bool:

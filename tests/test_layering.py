@@ -22,7 +22,9 @@ ROWS = (
 )  # fmt: skip
 DOORS = {
     "h5py": {"features._hdf5"},
-    "cupy": {"arrays"},
+    "cupy": {"arrays", "probe._cuda"},
+    "cupy_backends": {"probe._cuda"},
+    "cupyx": {"probe._cuda"},
     "torch": {"data", "models", "features._batches", "features.extract", "experiments.extract"},
     "llvmlite": {"probe._numba"},
     "numba": {"probe._numba", "probe._numba_l1"},

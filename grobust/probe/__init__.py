@@ -4,12 +4,14 @@
 """
 
 from grobust.probe._fit import FitStatus, Head, Probe, ProbeFit, fit_path, fit_probe, fit_probes
+from grobust.probe._stream import DeviceStream
 from grobust.probe._train import TrainHead, Trajectories, train_heads
 from grobust.settings import LBFGS, SGD
 
 __all__ = [
     "LBFGS",
     "SGD",
+    "DeviceStream",
     "FitStatus",
     "Head",
     "Probe",

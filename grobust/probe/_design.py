@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grobust.arrays import array_namespace, to_numpy
+from grobust.arrays import array_namespace, is_array, on_cuda, to_numpy
 from grobust.errors import ShapeError
 from grobust.probe import _numba
+from grobust.probe._cuda import cuda
+from grobust.probe._cuda_moments import mean_and_scale
 from grobust.probe._threads import Threads
 from grobust.typing import Array
 
@@ -33,6 +35,7 @@ class Design:
     features : (n, d), or anything with shape and dtype whose row slices are arrays
     compute : dtype of the products: float64 for float64 features and small problems, else float32
     shift : (d) of dtype `compute`, subtracted from a copied block; None where blocks are used as they are
+    near : every mean is at most `LARGEST_OFFSET` standard deviations from 0
     """
 
     features: Any
@@ -40,6 +43,7 @@ class Design:
     scale: Array
     compute: Any
     shift: Array | None
+    near: bool = False
 
     def in_float64(self) -> "Design":
         """The same with float64 products."""
@@ -96,8 +100,8 @@ class Design:
     def standardized(self, rows: NDArray[Any]) -> Array:
         """(b, d) standardized rows, by index, in dtype `compute`."""
         xp = array_namespace(self.mean)
-        host = isinstance(self.mean, np.ndarray)
-        chosen = self.features[rows] if host else xp.take(self.features, xp.asarray(rows), axis=0)
+        taken = is_array(self.features) and not isinstance(self.features, np.ndarray)
+        chosen = xp.take(self.features, xp.asarray(rows), axis=0) if taken else self.features[rows]
         wide = xp.astype(chosen, self.compute)
         centre = xp.astype(self.mean, self.compute)
         rest = xp.astype(self.mean - xp.astype(centre, xp.float64), self.compute)
@@ -140,6 +144,8 @@ def design(
         mean, scale = _weighted_moments(features, moment_weights, block_rows)
     elif isinstance(first, np.ndarray):
         mean, scale = _host_moments(features, threads, block_rows)
+    elif on_cuda(first) and first.dtype != xp.float64:
+        mean, scale = mean_and_scale(cuda(), features, n if is_array(features) else block_rows)
     else:
         mean, scale = _moments(features, block_rows)
     if not bool(xp.all(xp.isfinite(mean + scale))):
@@ -149,8 +155,9 @@ def design(
     constant = scale <= 1e-7 * xp.maximum(xp.abs(mean), xp.ones_like(mean) * 1e-30)
     scale = xp.where(constant, xp.ones_like(scale), scale) if standardize else xp.ones_like(scale)
     compute = xp.float64 if first.dtype == xp.float64 or n * d <= small else xp.float32
-    copied = first.dtype != compute or float(largest) > LARGEST_OFFSET
-    return Design(features, mean, scale, compute, xp.astype(mean, compute) if copied else None)
+    near = float(largest) <= LARGEST_OFFSET
+    copied = first.dtype != compute or not near
+    return Design(features, mean, scale, compute, xp.astype(mean, compute) if copied else None, near)
 
 
 def _host_moments(features: Any, threads: Threads, block_rows: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -171,8 +178,8 @@ def _host_moments(features: Any, threads: Threads, block_rows: int) -> tuple[NDA
 
 
 def _moments(features: Array, block_rows: int) -> tuple[Array, Array]:
-    xp = array_namespace(features)
     n = features.shape[0]
+    xp = array_namespace(features[:1, :])
     shift = xp.mean(xp.astype(features[: min(n, block_rows), :], xp.float64), axis=0)
     first, second = xp.zeros_like(shift), xp.zeros_like(shift)
     for lo in range(0, n, block_rows):

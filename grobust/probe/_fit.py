@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace, to_numpy
 from grobust.errors import ConfigError, GroupError, ShapeError
+from grobust.probe._backends import make_passes
 from grobust.probe._design import Design, design
 from grobust.probe._dual import reduced, restored, shrunk
 from grobust.probe._lasso import solve_lasso
 from grobust.probe._newton import finish
 from grobust.probe._objective import columns_per_head, effective_l2
-from grobust.probe._passes import make_passes
 from grobust.probe._rows import Rows
 from grobust.probe._solver import Solution, solve
 from grobust.probe._threads import Threads, threads
@@ -147,7 +147,8 @@ def fit_probes(
 
     Parameters
     ----------
-    features : (n, d) float16, float32 or float64, NumPy or CuPy; a memory map is read block by block, never whole
+    features : (n, d) float16, float32 or float64, NumPy or CuPy; a memory map is read block by block, never whole, and
+        a `DeviceStream` brings it to a GPU that it does not fit into
     labels : (n) integers 0 … k−1
     heads : K problems
     n_classes : k ≥ 2
@@ -274,8 +275,8 @@ class _Task:
         self.data, self.heads, self.n_classes, self.settings = data, heads, n_classes, settings
         self.max_bytes, self.pool = max_bytes, pool
         self.host_labels = np.asarray(to_numpy(labels), dtype=np.int64)
-        self.labels = self.host_labels if isinstance(labels, np.ndarray) else array_namespace(labels).astype(
-            labels, array_namespace(labels).int64)  # fmt: skip
+        host = isinstance(data.mean, np.ndarray)
+        self.labels = self.host_labels if host else array_namespace(data.mean).asarray(self.host_labels)
         self.columns = columns_per_head(n_classes)
         self.table = weight_table([head.weights for head in heads], names, self.host_labels, n_classes)
 
@@ -286,7 +287,8 @@ class _Task:
         n, d = self.data.features.shape
         small = ~lasso & (self.table.support[of] <= SMALL_SUPPORT * n)
         sparse = [np.flatnonzero(lasso & (of == weighting)) for weighting in np.unique(of[lasso]).tolist()]
-        for places, found in zip(sparse, self.pool.each(self._lasso, sparse), strict=True):
+        solved = self.pool.each(self._lasso, sparse) if self._host else map(self._lasso, sparse)
+        for places, found in zip(sparse, solved, strict=True):
             yield places.tolist(), found
         for weighting in np.unique(of[small]).tolist():
             places = np.flatnonzero(small & (of == weighting))
@@ -320,7 +322,10 @@ class _Task:
         block = HOST_BLOCK if self._host else DEVICE_BLOCK
 
         def run(data: Design, table: WeightTable, start: Array, l2: NDArray[Any]) -> Solution:
-            passes = make_passes(data, labels, table, columns=self.columns, threads=self.pool, block=block)
+            passes = make_passes(
+                data, labels, table, columns=self.columns, threads=self.pool, block=block,
+                scratch_bytes=self.max_bytes // 2,
+            )  # fmt: skip
             return solve(data, passes, start, l2, settings=self.settings, threads=self.pool)
 
         solution = run(data, table, start, l2)
@@ -358,15 +363,16 @@ class _Task:
         return [self._fit(i, solution, k) for k, i in enumerate(places.tolist())]
 
     def _lasso(self, places: NDArray[Any]) -> list[ProbeFit]:
-        if not self._host:
-            raise ConfigError("l1 heads are solved on the CPU: give NumPy features (--device cpu).")
         weights = self._weights_of(int(places[0]))
         rows = np.flatnonzero(weights > 0)
         d = self.data.features.shape[1]
         # Several weightings are solved side by side, each with its rows and a copy while they are gathered.
         piece = max(1, int(self.max_bytes // (16 * d * self.pool.count)))
         stretches = [rows[i : i + piece] for i in range(0, rows.size, piece)]
-        kept = np.ascontiguousarray(self.data.standardized(rows).T).T if len(stretches) == 1 else None
+        kept = self.data.standardized(rows) if len(stretches) == 1 else None
+        if isinstance(kept, np.ndarray):
+            # A feature's values side by side.
+            kept = np.ascontiguousarray(kept.T).T
 
         def blocks() -> Iterator[Array]:
             if kept is not None:
@@ -375,13 +381,14 @@ class _Task:
                 yield from (self.data.standardized(stretch) for stretch in stretches)
 
         heads = [self.heads[i] for i in places.tolist()]
-        starts = [None if head.start is None else begin for head, begin in zip(heads, self._start(places), strict=True)]
+        begin = to_numpy(self._start(places))
+        starts = [None if head.start is None else begin[k] for k, head in enumerate(heads)]
         found = solve_lasso(
             Rows(blocks, self.host_labels[rows], weights[rows], d), np.array([head.l1 for head in heads]),
             np.array([effective_l2(head.l2, self.n_classes) for head in heads]), starts, self.columns, self.settings,
         )  # fmt: skip
         solution = Solution(
-            np.stack([fit.weights for fit in found]),
+            array_namespace(self.data.mean).asarray(np.stack([fit.weights for fit in found])),
             *(np.array([getattr(fit, name) for fit in found])
               for name in ("objective", "gap", "gap", "grad_norm", "grad_norm_at_zero", "n_iter", "converged")),
         )  # fmt: skip
@@ -398,9 +405,9 @@ class _Task:
             expected = (self.n_classes, out.shape[2] - 1)
             if tuple(start.weight.shape) != expected:
                 raise ShapeError(f"A head's start has weights {tuple(start.weight.shape)}, expected {expected}.")
-            weight, bias = start.weight, start.bias
+            weight, bias = xp.asarray(to_numpy(start.weight)), xp.asarray(to_numpy(start.bias))
             if self.columns == 1:
-                weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+                weight, bias = weight[1:, :] - weight[:1, :], bias[1:] - bias[:1]
             out[k, :, :-1] = weight * self.data.scale
             out[k, :, -1] = bias + weight @ self.data.mean
         return out

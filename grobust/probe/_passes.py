@@ -17,7 +17,7 @@ from grobust.probe._threads import Threads
 from grobust.probe._weights import WeightTable
 from grobust.typing import Array
 
-__all__ = ["ArrayPasses", "Evaluation", "HostPasses", "Passes", "make_passes", "multiply"]
+__all__ = ["CURVATURE_HEADS", "ArrayPasses", "Evaluation", "HostPasses", "Passes", "WithMoments", "multiply"]
 
 
 # Up to so many columns, loops that read the features once beat matrix products.
@@ -51,8 +51,17 @@ class Passes(Protocol):
     def keep(self, heads: NDArray[Any]) -> None:
         """Drop the other heads."""
 
-    def curvature(self, stride: int) -> NDArray[Any]:
+    def curvature(self, stride: int) -> Array:
         """(b) float64 mean over some heads of w_i p_i (1 − p_i), at z + step · dz, of every stride-th row."""
+
+
+@runtime_checkable
+class WithMoments(Protocol):
+    """Passes that know a better way to the preconditioner's moments than rows of the features in one piece."""
+
+    def moments(self, stride: int) -> tuple[Array, Array]:
+        """(d, d) float32 mean Hessian of the running heads on standardized features, the intercepts' part taken out,
+        and its second derivative () by the intercept, from every stride-th row."""
 
 
 class HostPasses:
@@ -284,12 +293,3 @@ def mean_curvature(z: NDArray[Any], weights: WeightTable, heads: slice, stride: 
         curvature = p * (1 - p)
     rows = weights.rows(0, weights.codes.shape[1], stride)[weights.weighting[heads]]
     return np.asarray(np.einsum("kcb,kb->b", curvature, rows, dtype=np.float64) / (z.shape[0] * z.shape[1]))
-
-
-def make_passes(
-    design: Design, labels: Array, weights: WeightTable, *, columns: int, threads: Threads, block: int
-) -> Passes:
-    """Compiled passes for NumPy features in float16 or float32, general ones for all others."""
-    if isinstance(labels, np.ndarray) and design.compute == np.float32:
-        return HostPasses(design, labels, weights, columns, threads, block)
-    return ArrayPasses(design, labels, weights, columns, block)

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky
 
-from grobust.arrays import array_namespace
+from grobust.arrays import array_namespace, on_cuda
+from grobust.probe._cuda import cuda
+from grobust.probe._cuda_solver import shared_product
 from grobust.probe._threads import Threads
 from grobust.typing import Array
 
@@ -52,6 +54,10 @@ def shared_inverse(
     nearest[heads] = of_given
     d = moments.shape[0]
     ridge = RIDGE * float(xp.linalg.trace(moments)) / d
+    if on_cuda(moments):
+        narrow = xp.astype(moments, xp.float32)
+        inverses = cuda().inverses(narrow, strengths.tolist(), ridge, MAX_RIDGES)
+        return lambda gradient, heads: shared_product(cuda(), inverses, gradient, nearest[heads], bias)
 
     def factor(strength: float) -> Array:
         share = ridge

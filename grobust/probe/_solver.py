@@ -6,15 +6,18 @@ have cost as much as it does (rent or buy: at most twice the better choice). Wei
 float64; products with the features are of the design's dtype.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from grobust.arrays import array_namespace, to_numpy
+from grobust.arrays import array_namespace, on_cuda, to_numpy
+from grobust.probe import _cuda_solver
+from grobust.probe._cuda import cuda
 from grobust.probe._design import Design
-from grobust.probe._passes import Passes
+from grobust.probe._passes import Passes, WithMoments
 from grobust.probe._precondition import Preconditioner, references, shared_inverse
 from grobust.probe._threads import Threads
 from grobust.settings import LBFGS
@@ -27,6 +30,8 @@ DECREASE, CURVATURE = 1e-4, 0.9
 MAX_TRIALS = 25
 # Rows per feature that suffice for the preconditioner's second moments.
 SAMPLE_PER_FEATURE = 4
+# Rows of which a copy on a device adds to the moments at a time.
+MOMENT_ROWS = 1 << 16
 # Cost of reading a feature, in floating-point operations of a matrix product.
 READ_COST = 40
 # The quasi-Newton estimate of the distance from the minimum may be this much too small.
@@ -54,8 +59,7 @@ class Solution:
 
     def replace(self, heads: NDArray[Any], other: "Solution") -> None:
         """Take another solution of some heads, adding up iterations."""
-        for place, head in enumerate(heads.tolist()):
-            self.weights[head, ...] = other.weights[place, ...]
+        _put(self.weights, heads, other.weights)
         self.n_iter[heads] += other.n_iter
         for name in ("objective", "gap", "decrement", "grad_norm", "converged"):
             getattr(self, name)[heads] = getattr(other, name)
@@ -182,6 +186,9 @@ def _build(
     xp = array_namespace(design.mean)
     n = design.features.shape[0]
     stride = max(1, n // rows_wanted)
+    if isinstance(passes, WithMoments):
+        known, total = passes.moments(stride)
+        return shared_inverse(known, float(total), heads, l2, threads)
     rows = np.arange(0, n, stride)
     curvature = passes.curvature(stride) * (n / rows.size)
 
@@ -191,9 +198,12 @@ def _build(
         scaled = block * xp.sqrt(weight)[:, None]
         return weight @ block, scaled.T @ scaled
 
-    parts = threads.ranges(part, rows.size, -(-rows.size // threads.count))
-    first, moments = parts[0]
-    for more, other in parts[1:]:
+    if isinstance(design.mean, np.ndarray):
+        parts: Iterator[tuple[Array, Array]] = iter(threads.ranges(part, rows.size, -(-rows.size // threads.count)))
+    else:
+        parts = (part(lo, min(lo + MOMENT_ROWS, rows.size)) for lo in range(0, rows.size, MOMENT_ROWS))
+    first, moments = next(parts)
+    for more, other in parts:
         first += more
         moments += other
     # The mean's part and the scales: exact enough in the dtype of the products, as this only preconditions.
@@ -209,8 +219,7 @@ def _store(
     norms: NDArray[Any], converged: NDArray[Any], iteration: int,
 ) -> None:  # fmt: skip
     heads = state.heads[finished]
-    for place, head in zip(finished.tolist(), heads.tolist(), strict=True):
-        result.weights[head, ...] = state.w[place, ...]
+    _put(result.weights, heads, array_namespace(state.w).take(state.w, _index(state.w, finished), axis=0))
     result.objective[heads] = state.f[finished]
     result.grad_norm[heads] = norms[finished]
     result.gap[heads] = gap[finished]
@@ -231,13 +240,13 @@ def _step(
     """One step of every head; (K) bool, whether it made progress."""
     xp = array_namespace(state.w)
     w, d = state.w[:, :, :-1], direction[:, :, :-1]
-    ww, wd, dd = to_numpy(_dot(w, w)), to_numpy(_dot(w, d)), to_numpy(_dot(d, d))
     lam = state.l2
     end = passes.advance(direction)
     assert end.gradient is not None
+    ww, wd, dd, loss, loss_slope = _fetch(_dot(w, w), _dot(w, d), _dot(d, d), end.loss, end.slope)
     t = np.ones(slope.size)
-    f = to_numpy(end.loss) + 0.5 * lam * (ww + 2 * wd + dd)
-    derivative = to_numpy(end.slope) + lam * (wd + dd)
+    f = loss + 0.5 * lam * (ww + 2 * wd + dd)
+    derivative = loss_slope + lam * (wd + dd)
     gradient = end.gradient
     tolerance = rounding * np.abs(state.f)
     enough = _accept(f, derivative, state.f, slope, t, tolerance)
@@ -251,8 +260,7 @@ def _step(
         again = passes.evaluate(heads, t[heads], gradient=True)
         assert again.gradient is not None
         f[heads] = to_numpy(again.loss) + 0.5 * lam[heads] * (ww + 2 * t * wd + t * t * dd)[heads]
-        for place, head in enumerate(heads.tolist()):
-            gradient[head, ...] = again.gradient[place, ...]
+        _put(gradient, heads, again.gradient)
     passes.take(t)
     step = xp.asarray(t)[:, None, None] * direction
     state.w = state.w + step
@@ -302,8 +310,9 @@ def _line_search(
         to = t[open_]
         f = f.copy()
         derivative = derivative.copy()
-        f[open_] = to_numpy(tried.loss) + 0.5 * lam[open_] * (ww[open_] + 2 * to * wd[open_] + to * to * dd[open_])
-        derivative[open_] = to_numpy(tried.slope) + lam[open_] * (wd[open_] + to * dd[open_])
+        loss, loss_slope = _fetch(tried.loss, tried.slope)
+        f[open_] = loss + 0.5 * lam[open_] * (ww[open_] + 2 * to * wd[open_] + to * to * dd[open_])
+        derivative[open_] = loss_slope + lam[open_] * (wd[open_] + to * dd[open_])
         good[open_] = _accept(f[open_], derivative[open_], f0[open_], slope[open_], to, tolerance[open_])
         if good.all():
             break
@@ -316,6 +325,10 @@ def _two_loop(state: _State) -> Array:
     The preconditioner is linear: its product with the gradient and those with the changes kept give all others.
     """
     xp = array_namespace(state.w)
+    if on_cuda(state.w):
+        fused = _cuda_solver.two_loop(cuda(), state.history, state.g, state.pg)
+        if fused is not None:
+            return fused
     q = state.g
     alphas = []
     for pair in reversed(state.history):
@@ -354,7 +367,28 @@ def _dot(a: Array, b: Array) -> Array:
     xp = array_namespace(a)
     if isinstance(a, np.ndarray):
         return np.einsum("kcd,kcd->k", a, b)
-    return xp.sum(a * b, axis=(1, 2))
+    fused = _cuda_solver.dots(cuda(), a, b) if on_cuda(a) else None
+    return xp.sum(a * b, axis=(1, 2)) if fused is None else fused
+
+
+def _fetch(*arrays: Array) -> tuple[NDArray[Any], ...]:
+    """(K) float64 arrays on the host, by one transfer."""
+    if on_cuda(arrays[0]):
+        return tuple(to_numpy(array_namespace(arrays[0]).stack(arrays)))
+    return tuple(to_numpy(array) for array in arrays)
+
+
+def _index(array: Array, places: NDArray[Any]) -> Array:
+    return array_namespace(array).asarray(places)
+
+
+def _put(target: Array, places: NDArray[Any], source: Array) -> None:
+    """target[places] = source, along the first axis; the array API has no such assignment."""
+    if on_cuda(target) or isinstance(target, np.ndarray):
+        target[_index(target, places)] = source
+        return
+    for at, place in enumerate(places.tolist()):
+        target[place, ...] = source[at, ...]
 
 
 def _host_norm(g: Array) -> NDArray[Any]:

@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from grobust.arrays import is_array, on_cuda, to_numpy
 from grobust.balancing import BalancedSample
 from grobust.errors import ConfigError, ShapeError
 from grobust.groups import Groups
 from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import _numba
+from grobust.probe._cuda import cuda
+from grobust.probe._cuda_train import DeviceTrainer
 from grobust.probe._design import Design, design
 from grobust.probe._fit import HOST_BLOCK, Probe
 from grobust.probe._passes import multiply
@@ -113,11 +116,12 @@ def train_heads(
 
     Parameters
     ----------
-    features : (n, d) float16, float32 or float64 rows of the training split, NumPy or a memory map
+    features : (n, d) float16, float32 or float64 rows of the training split, NumPy, a memory map or CuPy: on a GPU a
+        block per head goes through its minibatches
     labels : (n) integers 0 … k−1
     heads : K heads; their samples must be of these n rows
     n_classes : k ≥ 2
-    evaluate : features (m, d) and groups of each split to evaluate after every epoch, by name
+    evaluate : features (m, d) and groups of each split to evaluate after every epoch, by name; on the features' device
     settings : optimizer, epochs, batch size, schedule, and what the heads have in common
     standardize : subtract the mean and divide by the standard deviation of the n training rows
     progress : called after every epoch with its number and E
@@ -134,7 +138,7 @@ def train_heads(
     with threads() as pool:
         data = design(features, standardize=standardize, threads=pool, block_rows=HOST_BLOCK, small=0)
         splits = {name: (replace(data, features=rows), groups) for name, (rows, groups) in evaluate.items()}
-        backend = _Host(data, np.asarray(labels), heads, n_classes, settings, pool)
+        backend = _backend(data, to_numpy(labels), heads, n_classes, settings, pool)
         draws = [_Draws(head.sample, settings.batch_size) for head in heads]
         shape = (settings.epochs, len(heads))
         steps, rows, loss = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape)
@@ -231,10 +235,7 @@ class _Host:
         self._features = features.view(np.int16) if features.dtype == np.float16 else features
         self._labels = labels.astype(np.int32)
         self._mean, self._inverse = data.mean.astype(np.float32), (1 / data.scale).astype(np.float32)
-        starts = [_start(head.start, data, n_classes) for head in heads]
-        opposite = n_classes == 2 and all(np.array_equal(start[0], -start[1]) for start in starts)
-        self._w = np.stack(starts).astype(np.float32)[:, 1 if opposite else 0 :]
-        self._w = np.ascontiguousarray(self._w)
+        self._w = _initial(heads, data, n_classes)
         self._first, self._second = np.zeros_like(self._w), np.zeros_like(self._w)
         self._steps = np.zeros(len(heads), dtype=np.int64)
 
@@ -285,10 +286,33 @@ class _Host:
         return tuple(Probe(w[:, :-1], w[:, -1]) for w in inner)
 
 
+def _backend(
+    data: Design, labels: NDArray[Any], heads: Sequence[TrainHead], n_classes: int, settings: SGD, threads: Threads
+) -> _Host | DeviceTrainer:
+    """Loops on the host, or kernels for features on a GPU."""
+    if not on_cuda(data.mean):
+        return _Host(data, labels, heads, n_classes, settings, threads)
+    if not is_array(data.features):
+        raise ConfigError("Minibatches are drawn from everywhere: give features that fit on the GPU, or the host's.")
+    on_host = replace(data, mean=to_numpy(data.mean), scale=to_numpy(data.scale))
+    return DeviceTrainer(
+        cuda(), data, labels, _initial(heads, on_host, n_classes),
+        weight_decays=[head.weight_decay for head in heads],
+        normalize=[head.sample.normalize is WeightNormalization.BATCH for head in heads], settings=settings,
+    )  # fmt: skip
+
+
+def _initial(heads: Sequence[TrainHead], data: Design, n_classes: int) -> NDArray[Any]:
+    """(K, c, d + 1) float32 initial weights on standardized features; of two opposite columns only the second."""
+    starts = [_start(head.start, data, n_classes) for head in heads]
+    opposite = n_classes == 2 and all(np.array_equal(start[0], -start[1]) for start in starts)
+    return np.ascontiguousarray(np.stack(starts).astype(np.float32)[:, 1 if opposite else 0 :])
+
+
 def _start(start: Probe | None, data: Design, n_classes: int) -> NDArray[Any]:
     """(k, d + 1) float64 initial weights on standardized features."""
     if start is None:
         return np.zeros((n_classes, data.mean.size + 1))
-    raw = np.concatenate([start.weight, start.bias[:, None]], axis=1)
+    raw = np.concatenate([to_numpy(start.weight), to_numpy(start.bias)[:, None]], axis=1)
     centred: NDArray[Any] = data.centred(raw[None])[0]
     return centred

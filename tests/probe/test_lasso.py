@@ -1,6 +1,7 @@
 """l1 and elastic-net heads against scikit-learn's saga, their duality gap, and sparsity."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,3 +160,25 @@ def test_rows_in_many_blocks_give_the_same_heads() -> None:
     for one, other in zip(whole, pieces, strict=True):
         assert one.objective == pytest.approx(other.objective, rel=1e-7)
         np.testing.assert_allclose(one.probe.weight, other.probe.weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_products_may_be_on_a_device(k: int) -> None:
+    """Rows in another array namespace: products there, the descent on the host, the same heads."""
+    xp = pytest.importorskip("array_api_strict")
+    x, y = problem(400, 30, k)
+    heads = [
+        Head(l1=l1, l2=l2, weights=row_weights(kind, y))
+        for kind in ("class", "subset")
+        for l1, l2 in ((0.03, 0.0), (0.005, 0.01))
+    ]
+    heads.append(Head(l1=0.01, start=fit_probe(xp.asarray(x), xp.asarray(y), n_classes=k).probe))
+    plain = [replace(head, start=None) for head in heads]
+    for a, b in zip(
+        fit_probes(xp.asarray(x), xp.asarray(y), heads, n_classes=k, max_bytes=8 * 30 * 150),
+        fit_probes(x, y, plain, n_classes=k),
+        strict=True,
+    ):
+        assert a.status is FitStatus.CONVERGED
+        assert a.objective == pytest.approx(b.objective, rel=2e-6)
+        assert a.gap <= 1e-6 * a.objective
