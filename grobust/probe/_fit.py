@@ -380,11 +380,12 @@ class _Task:
             else:
                 yield from (self.data.standardized(stretch) for stretch in stretches)
 
+        dtype = np.float64 if self.data.compute == array_namespace(self.data.mean).float64 else np.float32
         heads = [self.heads[i] for i in places.tolist()]
         begin = to_numpy(self._start(places))
         starts = [None if head.start is None else begin[k] for k, head in enumerate(heads)]
         found = solve_lasso(
-            Rows(blocks, self.host_labels[rows], weights[rows], d), np.array([head.l1 for head in heads]),
+            Rows(blocks, self.host_labels[rows], weights[rows], d, dtype), np.array([head.l1 for head in heads]),
             np.array([effective_l2(head.l2, self.n_classes) for head in heads]), starts, self.columns, self.settings,
         )  # fmt: skip
         solution = Solution(

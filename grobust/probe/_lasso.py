@@ -11,6 +11,7 @@ Products with all features, weights and losses are float64; second derivatives h
 the way to the minimum and not where it is.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ __all__ = ["LassoFit", "solve_lasso"]
 
 # Features that may join in a step: a share of those in use, and at least so many.
 JOIN_SHARE, JOIN_LEAST = 0.25, 32
+# Relative gap below which second derivatives of an earlier step will do.
+CLOSE = 1e-4
 # Weights whose second derivatives are held together; beyond it classes take turns.
 MOST_TOGETHER = 4096
 # Keeps linear systems solvable where features repeat, in roundings of the second derivatives.
@@ -64,11 +67,13 @@ def solve_lasso(
     at_zero = _Head(rows, weights, 0.0, 0.0).look()
     norm_at_zero = float(np.linalg.norm(at_zero.gradient))
     fits: dict[int, LassoFit] = {}
+    known = None
     for i in np.argsort(-l1, kind="stable").tolist():
         start = starts[i]
-        head = _Head(rows, (weights if start is None else start).copy(), float(l1[i]), float(l2[i]))
+        before, known = (weights, known) if start is None else (start, None)
+        head = _Head(rows, before.copy(), float(l1[i]), float(l2[i]), known)
         fits[i] = head.solve(settings, norm_at_zero)
-        weights = fits[i].weights
+        weights, known = fits[i].weights, head.known
     return [fits[i] for i in range(l1.size)]
 
 
@@ -80,11 +85,19 @@ class _View(NamedTuple):
     gradient: NDArray[Any]
 
 
+class _Known(NamedTuple):
+    """Second derivatives (q, q) by the weights of ascending keys, column · (d + 1) + feature."""
+
+    key: NDArray[Any]
+    hessian: NDArray[Any]
+
+
 class _Head:
     """One head's weights w (c, d + 1), logits z (c, n) and probabilities p (c, n), kept up to date."""
 
-    def __init__(self, rows: Rows, w: NDArray[Any], l1: float, l2: float) -> None:
+    def __init__(self, rows: Rows, w: NDArray[Any], l1: float, l2: float, known: "_Known | None" = None) -> None:
         self.rows, self.w, self.l1, self.l2 = rows, w, l1, l2
+        self.known, self.fresh = known, True
         c, n = w.shape[0], rows.labels.size
         self.z = np.broadcast_to(w[:, -1:], (c, n)).copy()
         used = np.flatnonzero(np.abs(w[:, :-1]).sum(axis=0))
@@ -97,8 +110,11 @@ class _Head:
         steps, moved = 0, True
         view = self.look()
         while view.gap > settings.rtol * view.objective and moved and steps < settings.max_iter:
-            moved = any(self._step(columns, view) for columns in self._turns())
-            steps += moved
+            # The first step follows the strength on the features in use; others join where they lead.
+            reach = 0.0 if self.fresh and (self.w[:, :-1] != 0).any() else 1.0
+            fell = [self._step(columns, view, reach) for columns in self._turns()]
+            moved, self.fresh = any(fell) or reach == 0, False
+            steps += 1
             view = self.look()
         norm = float(np.linalg.norm(self._smallest_subgradient(view.gradient)))
         converged = view.gap <= settings.rtol * view.objective
@@ -167,74 +183,75 @@ class _Head:
         together = max(1, min(c, int(c * MOST_TOGETHER / max(in_use * (1 + JOIN_SHARE), 1))))
         return [range(i, min(i + together, c)) for i in range(0, c, together)]
 
-    def _step(self, columns: range, view: _View) -> bool:
-        """A Newton step of some columns' weights; whether the objective fell."""
-        rows, l1, l2 = self.rows, self.l1, self.l2
-        places = [self._working_set(c, view.gradient[c]) for c in columns]
-        features = np.unique(np.concatenate(places))
-        x = rows.columns(features)
-        within = [np.searchsorted(features, place) for place in places]
-        hessian = self._hessian(x, within, columns)
-        residual = self._residual()[columns.start : columns.stop]
-        slopes = np.zeros((len(columns), features.size))
-        _numba.dots(x, residual, slopes)
-        at = np.concatenate(
-            [np.append(self.w[c, place], self.w[c, -1]) for c, place in zip(columns, places, strict=True)]
-        )
-        gradient = np.concatenate([np.append(s[i], r.sum()) for s, i, r in zip(slopes, within, residual, strict=True)])
-        penalized = np.concatenate([np.append(np.ones(i.size, bool), False) for i in within])
-        delta = np.empty_like(at)
-        _numba.minimize(hessian, gradient, at, penalized, l1, l2, RIDGE * np.finfo(x.dtype).eps, delta)
+    def _step(self, columns: range, view: _View, reach: float) -> bool:
+        """A Newton step of some columns' weights; whether the objective fell. `reach` scales how many may join."""
+        rows, d = self.rows, self.rows.n_features
+        sets = [self._working_set(c, view.gradient[c], reach) for c in columns]
+        # Weights that move, by column and feature; feature d is the intercept.
+        column = np.repeat(np.asarray(columns), [len(chosen) for chosen in sets])
+        feature = np.concatenate(sets)
+        features = np.unique(feature)
+        x = np.concatenate([rows.columns(features[:-1]), np.ones((1, rows.labels.size))], axis=0, dtype=rows.dtype)
+        place = column - columns.start, np.searchsorted(features, feature)
+        hessian = self._known_hessian(column, feature, view)
+        if hessian is None:
+            hessian = self._hessian(x, *place, columns)
+            self.known = _Known(column * (d + 1) + feature, hessian)
+        slopes, moves = np.zeros((2, len(columns), features.size))
+        _numba.dots(x, self._residual()[columns.start : columns.stop], slopes)
+        at, penalized, delta = self.w[column, feature], feature < d, np.empty(feature.size)
+        ridge = RIDGE * float(np.finfo(x.dtype).eps)
+        _numba.minimize(hessian, slopes[place], at, penalized, self.l1, self.l2, ridge, delta)
+        moves[place] = delta
         dz = np.zeros_like(self.z)
-        moves = np.zeros((len(columns), features.size))
-        ends = np.cumsum([i.size + 1 for i in within]) - 1
-        for k, (i, end) in enumerate(zip(within, ends.tolist(), strict=True)):
-            moves[k, i] = delta[end - i.size : end]
-            dz[columns[k]] = delta[end]
         _numba.add_columns(x, moves, dz[columns.start : columns.stop])
-        before = self.loss + self._penalty_of(at, penalized)
+        before = self.loss + self._penalty(at[penalized])
         step = 1.0
         for _ in range(HALVINGS):
-            z = self.z + step * dz
+            z, moved = self.z + step * dz, at + step * delta
             loss = _numba.probabilities(z, rows.labels, rows.weights, self.p)
-            moved = at + step * delta
-            if loss + self._penalty_of(moved, penalized) < before:
+            if loss + self._penalty(moved[penalized]) < before:
                 self.z, self.loss = z, loss
-                for c, place, end in zip(columns, places, ends.tolist(), strict=True):
-                    self.w[c, place], self.w[c, -1] = moved[end - place.size : end], moved[end]
+                self.w[column, feature] = moved
                 return True
             step /= 2
         self.loss = _numba.probabilities(self.z, rows.labels, rows.weights, self.p)
         return False
 
-    def _penalty_of(self, at: NDArray[Any], penalized: NDArray[Any]) -> float:
-        return self._penalty(at[penalized])
-
-    def _working_set(self, column: int, gradient: NDArray[Any]) -> NDArray[Any]:
-        """Ascending features in use, and those that break the optimality conditions most."""
+    def _working_set(self, column: int, gradient: NDArray[Any], reach: float) -> NDArray[Any]:
+        """Ascending features in use, and those that break the optimality conditions most; the intercept last."""
         used = self.w[column, :-1] != 0
-        room = max(JOIN_LEAST, int(JOIN_SHARE * used.sum()))
+        room = int(reach * max(JOIN_LEAST, JOIN_SHARE * used.sum()))
         beyond = np.where(used, 0.0, np.abs(gradient) - self.l1)
         joining = np.flatnonzero(beyond > 0)
         if joining.size > room:
             joining = joining[np.argpartition(-beyond[joining], room)[:room]]
-        return np.sort(np.concatenate([np.flatnonzero(used), joining]))
+        return np.concatenate([np.sort(np.concatenate([np.flatnonzero(used), joining])), [gradient.size]])
 
-    def _hessian(self, x: NDArray[Any], within: list[NDArray[Any]], columns: range) -> NDArray[Any]:
-        """(q, q) float64 second derivatives of the loss by the columns' weights and intercepts, column after column."""
+    def _known_hessian(self, column: NDArray[Any], feature: NDArray[Any], view: _View) -> NDArray[Any] | None:
+        """The second derivatives of an earlier step where they will do: near the minimum, or just after the last one
+        was reached."""
+        if self.known is None or not (self.fresh or view.gap <= CLOSE * view.objective):
+            return None
+        key = column * (self.rows.n_features + 1) + feature
+        found = np.minimum(np.searchsorted(self.known.key, key), self.known.key.size - 1)
+        if not (self.known.key[found] == key).all():
+            return None
+        return self.known.hessian[np.ix_(found, found)]
+
+    def _hessian(self, x: NDArray[Any], column: NDArray[Any], row: NDArray[Any], columns: range) -> NDArray[Any]:
+        """(q, q) second derivatives of the loss by weights, given by column, from `columns.start`, and row of x."""
         weights, binary = self.rows.weights, self.w.shape[0] == 1
-        rows = [np.concatenate([x[i], np.ones((1, x.shape[1]), x.dtype)]) for i in within]
-        ends = np.cumsum([0, *(part.shape[0] for part in rows)])
-        out = np.empty((ends[-1], ends[-1]))
-        for a in range(len(rows)):
-            p = self.p[columns[a]]
-            root = np.sqrt(weights * p * (1 - p)).astype(x.dtype)
-            scaled = rows[a] * root
-            own = slice(ends[a], ends[a + 1])
-            out[own, own] = scaled @ scaled.T
+        edges = np.searchsorted(column, np.arange(len(columns) + 1))
+        own = [x[row[lo:hi]] for lo, hi in itertools.pairwise(edges)]
+        out = np.empty((column.size, column.size), dtype=x.dtype)
+        for a, c in enumerate(columns):
+            here = slice(edges[a], edges[a + 1])
+            scaled = own[a] * np.sqrt(weights * self.p[c] * (1 - self.p[c])).astype(x.dtype)
+            out[here, here] = scaled @ scaled.T
             for b in range(a) if not binary else ():
-                other = slice(ends[b], ends[b + 1])
-                cross = (rows[a] * (-weights * p * self.p[columns[b]]).astype(x.dtype)) @ rows[b].T
-                out[own, other] = cross
-                out[other, own] = cross.T
+                there = slice(edges[b], edges[b + 1])
+                cross = (own[a] * (-weights * self.p[c] * self.p[columns[b]]).astype(x.dtype)) @ own[b].T
+                out[here, there] = cross
+                out[there, here] = cross.T
         return out

@@ -41,7 +41,7 @@ def coordinate_descent(
 
     Parameters
     ----------
-    hessian : (q, q) float64; at : (q) float64, w; penalized : (q) bool
+    hessian : (q, q) floating; at : (q) float64, w; penalized : (q) bool
     slope : (q) float64 g + H δ, and delta : (q) float64, in and out
     sweeps : most sweeps; flat : share of the first sweep's gain below which the descent ends
     """
@@ -85,7 +85,8 @@ def minimize(
 
     Parameters
     ----------
-    hessian : (q, q) float64, positive semi-definite to rounding
+    hessian : (q, q) floating, positive semi-definite to rounding; factors have its dtype, all else is
+        float64, as slopes nearly cancel the penalty
     gradient, at : (q) float64 g and w; penalized : (q) bool
     ridge : keeps systems solvable where features repeat, as a share of the mean diagonal
     delta : (q) float64, out
@@ -126,7 +127,7 @@ def _system(
 ) -> Any:  # fmt: skip
     """Step of the active weights to the model's minimum with their signs held; empty where there is none."""
     size = active.size
-    matrix = np.empty((size, size))
+    matrix = np.empty((size, size), dtype=hessian.dtype)
     right = np.empty(size)
     trace = 0.0
     for a in range(size):

@@ -25,12 +25,14 @@ class Rows:
     labels : (n) int64
     weights : (n) float64, summing to 1
     n_features : d
+    dtype : of the blocks
     """
 
     blocks: Callable[[], Iterator[Array]]
     labels: NDArray[Any]
     weights: NDArray[Any]
     n_features: int
+    dtype: Any
 
     def gradient(self, residual: NDArray[Any]) -> NDArray[Any]:
         """(c, d) float64 products of residuals (c, n) with the features, summed in float64 on the host."""

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from grobust.arrays import to_numpy
-from grobust.probe import LBFGS, FitStatus, Head, _numba_l1, fit_probe, fit_probes
+from grobust.probe import LBFGS, FitStatus, Head, _lasso, _numba_l1, fit_probe, fit_probes
 
 
 def one_column(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -182,3 +182,14 @@ def test_products_may_be_on_a_device(k: int) -> None:
         assert a.status is FitStatus.CONVERGED
         assert a.objective == pytest.approx(b.objective, rel=2e-6)
         assert a.gap <= 1e-6 * a.objective
+
+
+def test_classes_that_take_turns_reach_the_same_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = problem(300, 25, 4)
+    heads = [Head(l1=l1, l2=1e-3) for l1 in (0.02, 0.004)]
+    together = fit_probes(x, y, heads, n_classes=4)
+    monkeypatch.setattr(_lasso, "MOST_TOGETHER", 10)
+    for one, other in zip(together, fit_probes(x, y, heads, n_classes=4), strict=True):
+        assert other.status is FitStatus.CONVERGED
+        assert other.n_iter > one.n_iter
+        assert one.objective == pytest.approx(other.objective, rel=2e-6)
