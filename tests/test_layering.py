@@ -15,6 +15,7 @@ ROWS = (
      "metrics", "balancing", "spectrum"),
     ("probe",),
     ("classifier",),
+    ("heads",),
     ("data", "models"),
     ("features._batches", "features.extract"),
     ("report",),
