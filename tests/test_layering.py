@@ -11,7 +11,7 @@ ROWS = (
     ("errors", "typing"),
     ("settings", "arrays"),
     ("groups",),
-    ("features._schema", "features._hdf5", "features.widen", "features.store", "features.parts",
+    ("features._schema", "features._hdf5", "features._view", "features.widen", "features.store", "features.parts",
      "metrics", "balancing", "spectrum"),
     ("probe",),
     ("classifier",),
