@@ -1,8 +1,10 @@
 """Last-layer probes: many weighted multinomial logistic heads on the same features.
 
-`fit_probes` solves them to a stated optimality; `train_heads` trains them on minibatches, epoch by epoch.
+`fit_probes` solves them to a stated optimality; `train_heads` trains them on minibatches, epoch by epoch;
+`evaluate_probes` counts what they get right, all in one pass.
 """
 
+from grobust.probe._evaluate import evaluate_probes, logits_by_block
 from grobust.probe._fit import FitStatus, Head, Probe, ProbeFit, fit_path, fit_probe, fit_probes
 from grobust.probe._stream import DeviceStream
 from grobust.probe._train import TrainHead, Trajectories, train_heads
@@ -18,8 +20,10 @@ __all__ = [
     "ProbeFit",
     "TrainHead",
     "Trajectories",
+    "evaluate_probes",
     "fit_path",
     "fit_probe",
     "fit_probes",
+    "logits_by_block",
     "train_heads",
 ]
