@@ -49,7 +49,7 @@ def test_the_l2_chosen_is_the_best_on_validation(store: Path) -> None:
     for l2 in config.l2:
         fit = fit_probe(x, train.labels, n_classes=2, l2=l2)
         scores.append(group_metrics(fit.probe.predict(x_val), val).wga.value)
-    assert list(run.scores.values()) == pytest.approx(scores)
+    assert [c.score for c in run.candidates] == pytest.approx(scores)
     assert run.l2 == config.l2[int(np.argmax(scores))]
 
 
@@ -101,7 +101,7 @@ def test_test_rows_never_change_what_is_chosen(store: Path, tmp_path: Path) -> N
             writer.finish()
     first = run_probe(ProbeConfig(store=store, balance=METHODS))
     second = run_probe(ProbeConfig(store=tmp_path / "g.h5", balance=METHODS))
-    assert [(r.l2, r.scores) for r in first.runs] == [(r.l2, r.scores) for r in second.runs]
+    assert [(r.l2, r.candidates) for r in first.runs] == [(r.l2, r.candidates) for r in second.runs]
     assert first.runs[0].test.wga.value != second.runs[0].test.wga.value
 
 
@@ -109,7 +109,7 @@ def test_missing_splits_are_said(tmp_path: Path) -> None:
     no_val = gaussian_store(tmp_path / "a.h5", (0.8, 0.0, 0.2))
     with pytest.raises(DataError, match="no validation rows"):
         run_probe(ProbeConfig(store=no_val))
-    assert run_probe(ProbeConfig(store=no_val, l2=(1e-2,))).runs[0].scores == {}
+    assert run_probe(ProbeConfig(store=no_val, l2=(1e-2,))).runs[0].candidates[0].score is None
     with pytest.raises(DataError, match="no test rows"):
         run_probe(ProbeConfig(store=gaussian_store(tmp_path / "b.h5", (0.8, 0.2, 0.0))))
     with pytest.raises(DataError, match="no training rows"):
