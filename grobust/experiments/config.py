@@ -162,7 +162,7 @@ class TrajectoryConfig:
     seeds: tuple[int, ...] = (1, 2, 3)
     learning_rate: float = 1e-2
     weight_decay: float = 1e-4
-    sgd: SGD = SGD()
+    sgd: SGD = field(default_factory=SGD)
     select: SelectBy = SelectBy.WORST_CLASS
     device: str = "cpu"
     records: Path | None = None

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_plan, write_store_of
+from helpers import gaussian_store, make_plan, write_store_of
 
-from grobust.data.synthetic import gaussian_groups
 from grobust.errors import ConfigError, DataError, DeviceError
 from grobust.experiments.config import ProbeConfig, SpectrumConfig
 from grobust.experiments.probe import run_probe
@@ -25,17 +24,6 @@ METHODS = tuple(BalanceMethod)
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return gaussian_store(tmp_path / "f.h5")
-
-
-def gaussian_store(path: Path, shares: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> Path:
-    data = gaussian_groups((500, 40, 30, 160), 8, seed=3, core=1.5)
-    n = len(data.groups)
-    split = np.random.default_rng(0).choice(3, size=n, p=shares).astype(np.int8)
-    provenance = make_plan().provenance
-    plan = StorePlan(provenance, data.groups, split, tuple(f"r{i}" for i in range(n)), 8)
-    with PartsWriter(path, plan) as writer:
-        writer.write(np.arange(n), data.features)
-        return writer.finish()
 
 
 def test_the_l2_chosen_is_the_best_on_validation(store: Path) -> None:
