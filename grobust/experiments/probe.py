@@ -67,6 +67,11 @@ class ProbeRun:
     notes: tuple[str, ...]
 
     @property
+    def nonzero_weights(self) -> int:
+        """Weights of the chosen head that are not zero, intercepts apart."""
+        return int((to_numpy(self.fit.probe.weight) != 0).sum())
+
+    @property
     def unfinished(self) -> int:
         """Candidates whose fit did not converge."""
         return sum(c.status is not FitStatus.CONVERGED for c in self.candidates)
@@ -86,7 +91,7 @@ class ProbeRun:
                 "objective": self.fit.objective,
                 "gap": self.fit.gap if math.isfinite(self.fit.gap) else None,
                 "grad_norm": self.fit.grad_norm,
-                "nonzero_weights": int((to_numpy(self.fit.probe.weight) != 0).sum()),
+                "nonzero_weights": self.nonzero_weights,
             },
             "balance": asdict(self.balance),
             "val": self.val.as_dict(),
