@@ -21,7 +21,8 @@ __all__ = ["correct_by_group", "evaluate_probes", "logits_by_block"]
 
 # Rows whose mean is subtracted before a float32 product, so that a large offset costs no digits.
 MEAN_ROWS = 1024
-LOGIT_ROWS = 4096
+# Of a block of features in float64.
+LOGIT_BYTES = 4 << 20
 
 
 def evaluate_probes(
@@ -92,8 +93,10 @@ def logits_by_block(probes: Sequence[Probe], features: Any) -> Iterator[tuple[in
     """First row and float64 logits (b, K, k) of one block of rows after another, on the host."""
     weight = np.concatenate([np.asarray(probe.weight, dtype=np.float64) for probe in probes])
     bias = np.concatenate([np.asarray(probe.bias, dtype=np.float64) for probe in probes])
-    for lo in range(0, features.shape[0], LOGIT_ROWS):
-        rows = features[lo : min(lo + LOGIT_ROWS, features.shape[0]), :].astype(np.float64)
+    n, d = features.shape
+    block = max(64, LOGIT_BYTES // (8 * d))
+    for lo in range(0, n, block):
+        rows = features[lo : min(lo + block, n), :].astype(np.float64)
         yield lo, (rows @ weight.T + bias).reshape(rows.shape[0], len(probes), -1)
 
 
