@@ -8,9 +8,9 @@ from grobust_cli._output import note, percent, show_table
 
 if TYPE_CHECKING:
     from grobust.experiments.probe import ProbeReport, ProbeRun
-    from grobust.metrics import Estimate
+    from grobust.metrics import Estimate, GroupMetrics
 
-__all__ = ["show_probe", "show_probe_notes"]
+__all__ = ["show_probe", "show_probe_notes", "with_interval"]
 
 
 def show_probe(report: "ProbeReport") -> None:
@@ -28,7 +28,7 @@ def show_probe(report: "ProbeReport") -> None:
     seed = runs[0].seed
     names, counts = runs[0].test.names, runs[0].test.counts
     group_rows = [
-        [name, str(int(counts[g])), *(_with_interval(run, g) for run in runs)] for g, name in enumerate(names)
+        [name, str(int(counts[g])), *(with_interval(run.test, g) for run in runs)] for g, name in enumerate(names)
     ]
     title = f"test accuracy per group in %, seed {seed}, with 95% Wilson intervals"
     show_table(title, ["group", "n", *(str(m) for m in used)], group_rows)
@@ -81,9 +81,10 @@ def _mean(estimates: "list[Estimate]") -> str:
     return percent(fmean(e.value for e in estimates))
 
 
-def _with_interval(run: "ProbeRun", group: int) -> str:
-    low, high = run.test.intervals()[group]
-    value = float(run.test.accuracy[group])
+def with_interval(metrics: "GroupMetrics", group: int) -> str:
+    """Accuracy of a group in percent, with its interval."""
+    low, high = metrics.intervals()[group]
+    value = float(metrics.accuracy[group])
     return f"{percent(value)} [{percent(float(low))}, {percent(float(high))}]"
 
 

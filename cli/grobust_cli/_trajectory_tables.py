@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from grobust.settings import BalanceMethod, Match
 from grobust_cli._output import note, number, percent, show_table
+from grobust_cli._probe_tables import with_interval
 
 if TYPE_CHECKING:
     from grobust.experiments.trajectory import TrajectoryReport, TrajectoryRun
@@ -18,21 +19,20 @@ def show_trajectories(report: "TrajectoryReport") -> None:
     sgd = config.sgd
     equal = "epochs" if sgd.match is Match.EPOCHS else "steps"
     title = (
-        f"{provenance.dataset}, {provenance.backbone}: test worst-group accuracy in % over {sgd.epochs} epochs "
-        f"(equal {equal}), mean over seeds"
+        f"{provenance.dataset}, {provenance.backbone}: test metrics in % over {sgd.epochs} epochs (equal {equal}), "
+        f"mean over seeds; best epoch by validation {config.select}"
     )
-    columns = ["method", "seeds", "steps", "rows drawn", "last loss", "WGA first epoch",
-               f"best epoch by val {config.select}", "WGA best epoch", "WGA last epoch", "sd", "drop", "worst group",
-               "n", "average last epoch"]  # fmt: skip
+    columns = ["method", "seeds", "steps", "rows drawn", "last loss", "best epoch", "WGA first", "WGA best",
+               "WGA last", "sd", "drop", "worst group", "n", "average"]  # fmt: skip
     used = [m for m in BalanceMethod if m in config.balance]
     show_table(title, columns, [_row(report.of_method(method)) for method in used])
     runs = [report.of_method(method)[0] for method in used]
     last = runs[0].last
     rows = [
-        [name, str(int(last.counts[g])), *(percent(float(run.last.accuracy[g])) for run in runs)]
+        [name, str(int(last.counts[g])), *(with_interval(run.last, g) for run in runs)]
         for g, name in enumerate(last.names)
     ]
-    title = f"test accuracy per group in % after the last epoch, seed {runs[0].seed}"
+    title = f"test accuracy per group in % after the last epoch, seed {runs[0].seed}, with 95% Wilson intervals"
     show_table(title, ["group", "n", *(str(m) for m in used)], rows)
     note(*dict.fromkeys([*report.notes, *(line for run in report.runs for line in run.notes)]))
 
@@ -47,8 +47,8 @@ def _row(runs: "tuple[TrajectoryRun, ...]") -> list[str]:
         _range([int(run.steps[-1]) for run in runs]),
         _range([int(run.rows[-1]) for run in runs]),
         number(fmean(float(run.loss[-1]) for run in runs)),
-        percent(fmean(float(run.wga("test")[0]) for run in runs)),
         ", ".join(epochs) or "–",
+        percent(fmean(float(run.wga("test")[0]) for run in runs)),
         percent(fmean(best) if best else None),
         percent(fmean(last)),
         percent(pstdev(last)),

@@ -7,6 +7,7 @@ import typer
 
 from grobust_cli._options import Json, Store
 from grobust_cli._output import note, number, percent, show_json, show_table
+from grobust_cli._probe_tables import with_interval
 
 if TYPE_CHECKING:
     from grobust.experiments.predict import PredictReport
@@ -72,7 +73,11 @@ def show_predict(report: "PredictReport") -> None:
         return
     first = report.metrics[0]
     groups = [
-        [name, str(int(first.counts[g])), *(percent(float(m.accuracy[g])) for m in report.metrics)]
+        [name, str(int(first.counts[g])), *(with_interval(m, g) for m in report.metrics)]
         for g, name in enumerate(first.names)
     ]
-    show_table("accuracy per group in %", ["group", "n", *(info.name for info in report.infos)], groups)
+    show_table(
+        "accuracy per group in %, with 95% Wilson intervals",
+        ["group", "n", *(info.name for info in report.infos)],
+        groups,
+    )

@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 __all__ = [
     "GroupSpectrum",
@@ -126,6 +127,7 @@ def plot_trajectories(points: Sequence[TrajectoryPoint], stem: Path) -> tuple[Pa
         for ax, unit in zip(axes[2 * i : 2 * i + 2], ("epoch", "steps"), strict=True):
             for method in _in_order(p.method for p in panel):
                 _curve(ax, [p for p in panel if p.method == method], unit)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_xlabel("epoch" if unit == "epoch" else "steps (minibatches)")
             ax.set_ylabel("test worst-group accuracy (%)")
             ax.set_title(f"{dataset}: mean ± sd of n = {seeds} seed(s)", fontsize=9, loc="left")

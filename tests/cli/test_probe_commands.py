@@ -83,7 +83,7 @@ def test_trajectories_print_record_and_draw(store: Path, tmp_path: Path) -> None
         "--records", tmp_path / "r.jsonl", "--save", tmp_path / "h.safetensors", "--figures", tmp_path,
     )  # fmt: skip
     text = run(*arguments, "--optimizer", "adamw", "--schedule", "cosine", "--match", "steps", "--batch-size", "16")
-    for word in ("WGA best epoch", "WGA last epoch", "drop", "equal steps", *METHODS, "y1 / a1"):
+    for word in ("WGA best", "WGA last", "drop", "equal steps", *METHODS, "y1 / a1"):
         assert word in text
     report = json.loads(run(*arguments, "--momentum", "0.9", "--weight-decay", "0", "--json"))
     assert [(r["method"], r["seed"]) for r in report["runs"]] == [(m, s) for m in METHODS for s in (0, 1)]
