@@ -4,7 +4,7 @@ Features are read from the store block by block and never held whole on the CPU.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -155,7 +155,7 @@ def run_probe(config: ProbeConfig, *, on_progress: Callable[[int, int], None] | 
         parts = open_parts(store, device)
         _check_choice(config, parts.val)
         cells = balanced(config, parts.train.groups)
-        weights, which = _distinct([cell.sample.expected_weights() for cell in cells])
+        weights, which = _distinct(cell.sample.expected_weights() for cell in cells)
         strengths = _strengths(config, parts.train, weights)
         heads = [Head(weights=w, l2=l2, l1=l1) for w, own in zip(weights, strengths, strict=True) for l2, l1 in own]
         fits = fit_probes(
@@ -189,7 +189,7 @@ def _check_choice(config: ProbeConfig, val: Part) -> None:
         )
 
 
-def _distinct(weights: list[NDArray[Any]]) -> tuple[list[NDArray[Any]], list[int]]:
+def _distinct(weights: Iterable[NDArray[Any]]) -> tuple[list[NDArray[Any]], list[int]]:
     """Weights without repeats (to rounding), and for each input the index of its representative."""
     kept: list[NDArray[Any]] = []
     which = []
@@ -258,7 +258,7 @@ def _run(cell: Cell, train: Groups, chosen: _Chosen) -> ProbeRun:
     others = run.unfinished - (fit.status is not FitStatus.CONVERGED)
     if others:
         notes.append(
-            f"{cell.method}, seed {cell.seed}: {others} of the {len(run.candidates)} candidates not chosen did not "
+            f"{cell.method}, seed {cell.seed}: {others} of the {len(run.candidates)} candidates, not chosen, did not "
             "converge; raise --max-iter or --rtol"
         )
     return replace(run, notes=tuple(notes))
@@ -281,10 +281,8 @@ def _notes(config: ProbeConfig, cells: tuple[Cell, ...], which: list[int], train
 
 
 def _written(report: ProbeReport, cells: tuple[Cell, ...], train: Groups) -> ProbeReport:
-    """Save heads, append records and draw, where asked for."""
+    """Append records, save heads and draw, where asked for."""
     config = report.config
-    if config.save is not None:
-        save_heads(_heads(report, cells, train), config.save)
     records = [
         record_of(
             "probe", config, provenance=report.provenance, ledger=report.ledger, device=report.device, seed=run.seed,
@@ -294,6 +292,8 @@ def _written(report: ProbeReport, cells: tuple[Cell, ...], train: Groups) -> Pro
     ]  # fmt: skip
     if config.records is not None:
         append_records(config.records, records)
+    if config.save is not None:
+        save_heads(_heads(report, cells, train), config.save)
     if config.figures is None:
         return report
     results = [method_result(asdict(record)) for record in records]

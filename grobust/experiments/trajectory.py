@@ -214,10 +214,8 @@ def _notes(config: TrajectoryConfig, parts: Parts) -> tuple[str, ...]:
 def _written(
     report: TrajectoryReport, cells: tuple[Cell, ...], found: Trajectories, train: Groups
 ) -> TrajectoryReport:  # fmt: skip
-    """Save heads, append records and draw, where asked for."""
+    """Append records, save heads and draw, where asked for."""
     config = report.config
-    if config.save is not None:
-        save_heads(_heads(report, cells, found, train), config.save)
     if config.records is not None:
         append_records(
             config.records,
@@ -229,6 +227,8 @@ def _written(
                 for run in report.runs
             ],
         )  # fmt: skip
+    if config.save is not None:
+        save_heads(_heads(report, cells, found, train), config.save)
     if config.figures is None:
         return report
     points = [point for run in report.runs for point in _points(report.provenance.dataset, run)]
