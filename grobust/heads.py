@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from grobust import __version__
+from grobust.arrays import to_numpy
 from grobust.errors import ConfigError, DataError, ShapeError
 from grobust.features._schema import Provenance
 from grobust.probe import Probe
@@ -109,7 +110,7 @@ class Heads:
         provenance: Provenance | None = None,
         dtype: str = "float64",
     ) -> "Heads":
-        """Heads of NumPy probes of equal shape.
+        """Heads of probes of equal shape, on any device.
 
         Raises
         ------
@@ -124,8 +125,8 @@ class Heads:
         if len(shapes) > 1:
             raise ShapeError(f"Heads of one file need equal shapes, got {sorted(shapes)}.")
         return cls(
-            weight=np.stack([np.asarray(probe.weight, dtype=dtype) for probe in probes]),
-            bias=np.stack([np.asarray(probe.bias, dtype=dtype) for probe in probes]),
+            weight=np.stack([to_numpy(probe.weight).astype(dtype) for probe in probes]),
+            bias=np.stack([to_numpy(probe.bias).astype(dtype) for probe in probes]),
             infos=tuple(infos), class_names=tuple(class_names), attribute_names=tuple(attribute_names),
             provenance=provenance,
         )  # fmt: skip

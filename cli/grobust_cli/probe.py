@@ -133,11 +133,10 @@ def probe(
 
     given = {name for name in context.params if _is_given(context, name)}
     _check_modes(given, trajectory, penalty)
-    on_cpu_only = trajectory or penalty is not Penalty.L2
     shared: dict[str, Any] = {
         "store": store, "balance": methods(balance), "by": by, "ratio": ratio, "normalize": normalize,
         "seeds": ints(seeds, "--seeds"), "select": select,
-        "device": "cpu" if on_cpu_only and device is Device.AUTO else resolve_device(device),
+        "device": resolve_device(device),
         "records": records or store.parent / "records.jsonl", "save": _safetensors(save), "figures": figures,
     }  # fmt: skip
     if trajectory:

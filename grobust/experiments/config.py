@@ -127,8 +127,6 @@ class ProbeConfig:
                     raise ConfigError(f"{name} strengths must be positive numbers, got {strength!r}.")
         if self.max_bytes < 1:
             raise ConfigError(f"max_bytes must be at least 1, got {self.max_bytes}.")
-        if self.penalty is not Penalty.L2 and self.device == "cuda":
-            raise ConfigError(f"{self.penalty} heads are solved on the CPU. Use device cpu.")
 
     @property
     def strengths(self) -> tuple[tuple[float, float], ...]:
@@ -148,7 +146,7 @@ class TrajectoryConfig:
     learning_rate, weight_decay : of every head
     sgd : optimizer, epochs, batch size, schedule, and what the heads have in common
     select : validation score that names the best epoch beside the last
-    device : ``cpu``
+    device : ``cpu`` or ``cuda``
     records : file that the runs are appended to; None for none
     save : file for the heads of the last epoch; None for none
     figures : folder for figures; None for none
@@ -171,8 +169,6 @@ class TrajectoryConfig:
 
     def __post_init__(self) -> None:
         _methods_and_seeds(self.balance, self.seeds)
-        if self.device == "cuda":
-            raise ConfigError("Trajectories are trained on the CPU. Use device cpu.")
 
 
 @dataclass(frozen=True)

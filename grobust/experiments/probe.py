@@ -22,7 +22,7 @@ from grobust.features.store import FeatureStore
 from grobust.groups import Groups
 from grobust.heads import HeadInfo, Heads, save_heads
 from grobust.metrics import GroupMetrics
-from grobust.probe import FitStatus, Head, Probe, ProbeFit, evaluate_probes, fit_probes, largest_l1
+from grobust.probe import FitStatus, Head, ProbeFit, evaluate_probes, fit_probes, largest_l1
 from grobust.report.figures import MethodResult, plot_wga_by_method
 from grobust.settings import LBFGS, BalanceMethod, Penalty
 
@@ -305,7 +305,7 @@ def _written(report: ProbeReport, cells: tuple[Cell, ...], train: Groups) -> Pro
 def _heads(report: ProbeReport, cells: tuple[Cell, ...], train: Groups) -> Heads:
     config = report.config
     return Heads.of_probes(
-        [Probe(to_numpy(run.fit.probe.weight), to_numpy(run.fit.probe.bias)) for run in report.runs],
+        [run.fit.probe for run in report.runs],
         [
             HeadInfo(
                 name=cell.name, method=str(run.method), by=str(config.by), ratio=cell.sample.ratio, seed=run.seed,

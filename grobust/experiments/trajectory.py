@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grobust.arrays import resolve_device
 from grobust.balancing import BalanceSummary, balance_summary
 from grobust.experiments.config import TrajectoryConfig
 from grobust.experiments.records import LabelLedger, append_records
@@ -146,10 +147,13 @@ def run_trajectories(
         If there are no training or no test rows, or fewer than two classes.
     ConfigError
         If a setting is out of range.
+    DeviceError
+        If ``cuda`` is asked for and there is no GPU.
     """
+    device = resolve_device(config.device)
     with FeatureStore(config.store) as store:
         provenance = store.provenance
-        parts = open_parts(store, "cpu")
+        parts = open_parts(store, device)
         cells = balanced(config, parts.train.groups)
         heads = [
             TrainHead(cell.sample, learning_rate=config.learning_rate, weight_decay=config.weight_decay, name=cell.name)
@@ -171,7 +175,7 @@ def run_trajectories(
         ledger=ledger_of(config, selects=len(parts.val.groups) > 0),
         runs=tuple(_run(config, cell, found, i, parts) for i, cell in enumerate(cells)),
         notes=_notes(config, parts),
-        device="cpu",
+        device=device,
     )
     return _written(report, cells, found, parts.train.groups)
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grobust.arrays import array_namespace, to_numpy
 from grobust.probe._design import design
-from grobust.probe._fit import HOST_BLOCK
+from grobust.probe._fit import DEVICE_BLOCK, HOST_BLOCK
 from grobust.probe._threads import threads
 from grobust.probe._weights import weight_table
 
@@ -29,8 +30,8 @@ def largest_l1(
 
     Parameters
     ----------
-    features : (n, d) NumPy, a memory map or `FeatureStore.view`; read twice, block by block
-    labels : (n) integers 0 … k−1
+    features : (n, d) NumPy or CuPy, a memory map or `FeatureStore.view`; read twice, block by block
+    labels : (n) integers 0 … k−1, on the host
     weights : U arrays (n), as in `Head.weights`
     n_classes, standardize : as in `fit_probes`
 
@@ -43,18 +44,23 @@ def largest_l1(
     used = n_classes if n_classes > 2 else 1
     target = (y[None, :] == np.arange(n_classes)[n_classes - used :, None]).astype(np.float64)
     shares = np.stack([target @ w for w in (table.of_head(i) for i in range(len(weights)))])
+    host = isinstance(features[:1, :], np.ndarray)
+    size = HOST_BLOCK if host else DEVICE_BLOCK
     with threads() as pool:
-        data = design(features, standardize=standardize, threads=pool, block_rows=HOST_BLOCK)
+        data = design(features, standardize=standardize, threads=pool, block_rows=size)
 
         def work(start: int, stop: int) -> NDArray[Any]:
             total = np.zeros((len(weights) * used, features.shape[1]))
-            for lo in range(start, stop, HOST_BLOCK):
-                hi = min(lo + HOST_BLOCK, stop)
+            for lo in range(start, stop, size):
+                hi = min(lo + size, stop)
                 rows = table.rows(lo, hi)[table.weighting]
                 residual = rows[:, None, :] * (shares[:, :, None] - target[None, :, lo:hi])
                 block = data.block(lo, hi)
-                total += residual.reshape(total.shape[0], hi - lo).astype(block.dtype) @ block
+                xp = array_namespace(block)
+                total += to_numpy(xp.asarray(residual.reshape(total.shape[0], hi - lo), dtype=block.dtype) @ block)
             return total
 
-        gradient = np.sum(pool.ranges(work, y.size, HOST_BLOCK), axis=0) / data.scale
+        # A device does one block after another; threads on the host share the rows.
+        parts = pool.ranges(work, y.size, size) if host else [work(0, y.size)]
+        gradient = np.sum(parts, axis=0) / to_numpy(data.scale)
     return np.asarray(np.abs(gradient).reshape(len(weights), -1).max(axis=1))

@@ -116,9 +116,9 @@ def train_heads(
 
     Parameters
     ----------
-    features : (n, d) float16, float32 or float64 rows of the training split: NumPy, a memory map, a `FeatureStore.view`,
-        whose rows are gathered from the file and never loaded whole, or CuPy: on a GPU a block per head goes through
-        its minibatches
+    features : (n, d) float16, float32 or float64 rows of the training split: NumPy, a memory map, or a
+        `FeatureStore.view`, whose rows are gathered from the file and never loaded whole; or CuPy: on a GPU a block per
+        head goes through its minibatches
     labels : (n) integers 0 … k−1
     heads : K heads; their samples must be of these n rows
     n_classes : k ≥ 2

@@ -189,6 +189,8 @@ def test_the_largest_strength_is_where_the_first_weight_appears(n: int, d: int, 
     x, y = problem(n, d, k)
     weights = [None, row_weights("class", y), row_weights("subset", y)]
     largest = largest_l1(x, y, weights, n_classes=k)
+    elsewhere = pytest.importorskip("array_api_strict").asarray(x)
+    np.testing.assert_allclose(largest_l1(elsewhere, y, weights, n_classes=k), largest, rtol=1e-5)
     xs = standardized(x)
     for weighting, found in zip(weights, largest, strict=True):
         w = np.ones(n) if weighting is None else weighting
