@@ -55,7 +55,8 @@ def _row(args: argparse.Namespace, name: str, n: int, d: int, subsets: int) -> R
     np.testing.assert_allclose(found, [fit.objective for fit in fits], rtol=1e-5)
     theirs = objectives(features, work.labels, heads, [pair for path in peer() for pair in path])
     assert (found <= theirs * (1 + 1e-6)).all()
-    answer = f"duality gap {max(fit.gap / fit.objective for fit in fits):.0e}, theirs above ours by {_range(theirs / found - 1)}"
+    gap = max(fit.gap / fit.objective for fit in fits)
+    answer = f"duality gap {gap:.0e}, theirs above ours by {_range(theirs / found - 1)}"
     return paired(name, ours, "joblib (2) + liblinear", peer, answer=answer, pairs=5 if full else 1, warm=False)
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from grobust.features.extract import ExtractSettings, extract_features
     from grobust.features.store import FeatureStore
     from grobust.groups import Groups, GroupScheme
+    from grobust.heads import HeadInfo, Heads, load_heads, save_heads
     from grobust.metrics import GroupMetrics, group_metrics
     from grobust.models.backbones import load_backbone
     from grobust.probe import Head, Probe, ProbeFit, fit_probe, fit_probes
@@ -58,6 +59,7 @@ _HOMES = {
     "grobust.features.extract": ("ExtractSettings", "extract_features"),
     "grobust.features.store": ("FeatureStore",),
     "grobust.groups": ("GroupScheme", "Groups"),
+    "grobust.heads": ("HeadInfo", "Heads", "load_heads", "save_heads"),
     "grobust.metrics": ("GroupMetrics", "group_metrics"),
     "grobust.models.backbones": ("load_backbone",),
     "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
@@ -82,6 +84,8 @@ __all__ = [
     "GroupedDataset",
     "Groups",
     "Head",
+    "HeadInfo",
+    "Heads",
     "Mixture",
     "NoBalancing",
     "NormRatio",
@@ -104,9 +108,11 @@ __all__ = [
     "group_spectra",
     "load_backbone",
     "load_dataset",
+    "load_heads",
     "make_balancer",
     "make_wga_scorer",
     "norm_ratios",
+    "save_heads",
     "wga_score",
 ]
 

@@ -13,6 +13,7 @@ __all__ = [
     "BalanceMethod",
     "Match",
     "Optimizer",
+    "Penalty",
     "Schedule",
     "SelectBy",
     "WeightNormalization",
@@ -55,6 +56,14 @@ class SelectBy(StrEnum):
     def needs_groups(self) -> bool:
         """Whether the score looks at the groups of validation rows, and not at their labels alone."""
         return self in (SelectBy.WGA, SelectBy.AVERAGE_GROUP)
+
+
+class Penalty(StrEnum):
+    """Penalty of a head: ½ λ ‖W‖², λ₁ Σ |W|, or both."""
+
+    L2 = "l2"
+    L1 = "l1"
+    ELASTICNET = "elasticnet"
 
 
 class Optimizer(StrEnum):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from grobust.data.synthetic import gaussian_groups
 from grobust.data.tables import Texts
 from grobust.features._schema import Provenance
 from grobust.features.parts import PartsWriter, StorePlan
@@ -44,6 +45,18 @@ def write_store_of(path: Path, plan: StorePlan, features: np.ndarray | None = No
     with PartsWriter(path, plan) as writer:
         for part in (p for p in np.array_split(rows, 2) if p.size):
             writer.write(part, features[part])
+        return writer.finish()
+
+
+def gaussian_store(path: Path, shares: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> Path:
+    """A finished store of two classes and two attributes with few rows in two of the four groups."""
+    data = gaussian_groups((500, 40, 30, 160), 8, seed=3, core=1.5)
+    n = len(data.groups)
+    split = np.random.default_rng(0).choice(3, size=n, p=shares).astype(np.int8)
+    provenance = make_plan().provenance
+    plan = StorePlan(provenance, data.groups, split, tuple(f"r{i}" for i in range(n)), 8)
+    with PartsWriter(path, plan) as writer:
+        writer.write(np.arange(n), data.features)
         return writer.finish()
 
 

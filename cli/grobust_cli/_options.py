@@ -1,5 +1,6 @@
 """Options that several commands share, and parsers of their values."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,25 @@ import typer
 from grobust.errors import ConfigError
 from grobust.settings import BalanceBy, BalanceMethod
 
-__all__ = ["By", "Device", "DeviceOption", "Json", "Methods", "Ratio", "Records", "Store", "floats", "ints", "methods"]
+__all__ = [
+    "By",
+    "Device",
+    "DeviceOption",
+    "Json",
+    "Methods",
+    "Ratio",
+    "Records",
+    "Store",
+    "byte_size",
+    "floats",
+    "ints",
+    "methods",
+    "strengths",
+]
+
+LARGEST_RANGE = 10_000
+UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)},
+         **{f"{p}IB": 1024**i for i, p in enumerate("KMGT", 1)}}  # fmt: skip
 
 
 class Device(StrEnum):
@@ -51,12 +70,20 @@ def methods(text: str) -> tuple[BalanceMethod, ...]:
 
 
 def ints(text: str, option: str) -> tuple[int, ...]:
-    """Comma-separated integers."""
-    parts = _parts(text, option)
-    try:
-        return tuple(int(part) for part in parts)
-    except ValueError:
-        raise ConfigError(f"{option}: expected integers with commas, such as 1,2,3; got {text!r}.") from None
+    """Comma-separated integers and ranges: ``1,2,3``, ``0..4`` (both ends included)."""
+    values: list[int] = []
+    for part in _parts(text, option):
+        first, dots, last = part.partition("..")
+        try:
+            low, high = int(first), int(last if dots else first)
+        except ValueError:
+            raise ConfigError(
+                f"{option}: expected integers with commas or ranges, such as 1,2,3 or 0..4; got {text!r}."
+            ) from None
+        if high < low or high - low >= LARGEST_RANGE:
+            raise ConfigError(f"{option}: the range {part!r} goes down or has more than {LARGEST_RANGE} numbers.")
+        values += range(low, high + 1)
+    return tuple(values)
 
 
 def floats(text: str, option: str) -> tuple[float, ...]:
@@ -66,6 +93,20 @@ def floats(text: str, option: str) -> tuple[float, ...]:
         return tuple(float(part) for part in parts)
     except ValueError:
         raise ConfigError(f"{option}: expected numbers with commas, such as 1e-4,1e-2; got {text!r}.") from None
+
+
+def strengths(text: str, option: str, *, path: tuple[float, ...]) -> tuple[float, ...]:
+    """Comma-separated numbers, or ``path`` for a grid."""
+    return path if text.strip() == "path" else floats(text, option)
+
+
+def byte_size(text: str, option: str) -> int:
+    """A size such as ``2GiB``, ``500MB`` or ``1073741824``."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", text)
+    unit = match and UNITS.get(match[2].upper())
+    if not (match and unit):
+        raise ConfigError(f"{option}: expected a size such as 2GiB, 500MB or 1073741824; got {text!r}.")
+    return int(float(match[1]) * unit)
 
 
 def _parts(text: str, option: str) -> list[str]:

@@ -7,7 +7,7 @@ import typer
 
 from grobust_cli._options import Device, DeviceOption, Json
 from grobust_cli._output import note, progress_bar, show_json
-from grobust_cli.probe import show_probe
+from grobust_cli._probe_tables import show_probe
 from grobust_cli.spectrum import show_spectrum
 
 __all__ = ["demo"]

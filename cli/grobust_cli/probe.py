@@ -1,136 +1,211 @@
 """``grobust probe``."""
 
-from statistics import fmean, pstdev
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from grobust.settings import BalanceBy, BalanceMethod, SelectBy
-from grobust_cli._options import By, Device, DeviceOption, Json, Methods, Ratio, Records, Store, floats, ints, methods
-from grobust_cli._output import note, percent, show_json, show_table
+from grobust.errors import ConfigError
+from grobust.settings import (
+    SGD,
+    BalanceBy,
+    Match,
+    Optimizer,
+    Penalty,
+    Schedule,
+    SelectBy,
+    WeightNormalization,
+)
+from grobust_cli._options import (
+    By,
+    Device,
+    DeviceOption,
+    Json,
+    Methods,
+    Ratio,
+    Records,
+    Store,
+    byte_size,
+    ints,
+    methods,
+    strengths,
+)
+from grobust_cli._output import note, progress_bar, show_json
+from grobust_cli._probe_tables import show_probe, show_probe_notes
+from grobust_cli._trajectory_tables import show_trajectories
 
 if TYPE_CHECKING:
-    from grobust.experiments.probe import ProbeReport, ProbeRun
-    from grobust.metrics import Estimate
+    from grobust.experiments.config import ProbeConfig, TrajectoryConfig
 
-__all__ = ["probe", "show_probe"]
+__all__ = ["probe"]
+
+SOLVER, TRAINING = "Solving (without --trajectory)", "Training on minibatches (with --trajectory)"
+# Parameters that only one of the two modes has.
+OF_SOLVER = ("penalty", "l2", "l1", "rtol", "max_iter", "max_bytes")
+OF_TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "optimizer", "momentum", "schedule", "match")
 
 
 def probe(
+    context: typer.Context,
     store: Store,
     balance: Methods = "none",
     by: By = BalanceBy.CLASS,
     ratio: Ratio = 2.0,
-    seeds: Annotated[str, typer.Option(help="Seeds with commas.")] = "1,2,3",
-    l2: Annotated[str, typer.Option(help="L2 strengths (per-sample loss) to choose from on validation.")] = (
-        "1e-4,1e-3,1e-2,1e-1,1"
-    ),
+    normalize: Annotated[
+        WeightNormalization, typer.Option(help="Divide upweighted losses by the batch's weights, or by nothing.")
+    ] = WeightNormalization.BATCH,
+    seeds: Annotated[str, typer.Option(help="Seeds with commas, or a range such as 0..4.")] = "1,2,3",
     select: Annotated[
-        SelectBy, typer.Option(help="Validation score that chooses L2; `wga` reads attributes of validation rows.")
+        SelectBy, typer.Option(help="Validation score that chooses; `wga` reads attributes of validation rows.")
     ] = SelectBy.WORST_CLASS,
-    rtol: Annotated[float, typer.Option(help="Converged when so close to the minimum, relative to it.")] = 1e-6,
-    max_iter: Annotated[int, typer.Option(help="Most iterations of the solver.")] = 1000,
+    penalty: Annotated[Penalty, typer.Option(help="Of the weights.", rich_help_panel=SOLVER)] = Penalty.L2,
+    l2: Annotated[
+        str,
+        typer.Option(
+            help="L2 strengths (per-sample loss) to choose from; `path`: 13, half-decades from 1e-6 to 1.",
+            rich_help_panel=SOLVER,
+        ),
+    ] = "1e-4,1e-3,1e-2,1e-1,1",
+    l1: Annotated[
+        str,
+        typer.Option(
+            help="L1 strengths to choose from; `path`: 7, half-decades below the strength at which every weight is 0.",
+            rich_help_panel=SOLVER,
+        ),
+    ] = "path",
+    rtol: Annotated[
+        float,
+        typer.Option(help="Converged when so close to the minimum, relative to it.", rich_help_panel=SOLVER),
+    ] = 1e-6,
+    max_iter: Annotated[int, typer.Option(help="Most iterations of the solver.", rich_help_panel=SOLVER)] = 1000,
+    max_bytes: Annotated[
+        str, typer.Option(help="Memory of the solver's work arrays: 2GiB, 500MB.", rich_help_panel=SOLVER)
+    ] = "2GiB",
+    trajectory: Annotated[
+        bool,
+        typer.Option(
+            "--trajectory",
+            help="Train on minibatches; accuracy of every group after every epoch.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    epochs: Annotated[int, typer.Option(help="Passes over the rows.", rich_help_panel=TRAINING)] = SGD.epochs,
+    lr: Annotated[float, typer.Option(help="Learning rate.", rich_help_panel=TRAINING)] = 1e-2,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay.", rich_help_panel=TRAINING)] = 1e-4,
+    batch_size: Annotated[int, typer.Option(help="Rows of a minibatch.", rich_help_panel=TRAINING)] = SGD.batch_size,
+    optimizer: Annotated[Optimizer, typer.Option(help="Update.", rich_help_panel=TRAINING)] = SGD.optimizer,
+    momentum: Annotated[float, typer.Option(help="Of SGD.", rich_help_panel=TRAINING)] = SGD.momentum,
+    schedule: Annotated[Schedule, typer.Option(help="Learning rate over epochs.", rich_help_panel=TRAINING)] = (
+        SGD.schedule
+    ),
+    match: Annotated[
+        Match, typer.Option(help="Equal epochs of each method's own rows, or equal steps.", rich_help_panel=TRAINING)
+    ] = SGD.match,
     device: DeviceOption = Device.AUTO,
     records: Records = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="File for the heads (.safetensors): chosen, or of the last epoch.", show_default=False),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for figures and their numbers.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fit last-layer probes on stored features and report accuracy per group.
 
-    Every balancing method, seed and L2 strength is fitted in one solve to a stated optimality. L2 is chosen on the
-    validation split; test data is only reported on.
+    Every balancing method, seed and strength is fitted in one solve to a stated optimality. Strengths are chosen on
+    the validation split; test data is only reported on. With --trajectory the heads are trained on minibatches
+    instead: the result is the last epoch, and the epoch that validation would have chosen stands beside it.
 
     Examples:
 
     - `grobust probe f.h5 --balance mixture --ratio 2`
 
-    - `grobust probe f.h5 --balance all --seeds 1,2,3,4,5 --json`
+    - `grobust probe f.h5 --balance all --by group --l2 path --seeds 0..4 --save heads.safetensors`
+
+    - `grobust probe f.h5 --balance subsetting --penalty l1 --select wga --json`
+
+    - `grobust probe f.h5 --balance all --trajectory --epochs 50 --lr 1e-2 --figures figures`
     """
     from grobust.arrays import resolve_device
-    from grobust.experiments.config import ProbeConfig
+    from grobust.experiments.config import L1_PATH, L2_PATH, ProbeConfig, TrajectoryConfig
+
+    given = {name for name in context.params if _is_given(context, name)}
+    _check_modes(given, trajectory, penalty)
+    shared: dict[str, Any] = {
+        "store": store, "balance": methods(balance), "by": by, "ratio": ratio, "normalize": normalize,
+        "seeds": ints(seeds, "--seeds"), "select": select,
+        "device": resolve_device(device),
+        "records": records or store.parent / "records.jsonl", "save": _safetensors(save), "figures": figures,
+    }  # fmt: skip
+    if trajectory:
+        sgd = SGD(
+            epochs=epochs, batch_size=batch_size, optimizer=optimizer, momentum=momentum, schedule=schedule, match=match
+        )
+        _train(TrajectoryConfig(**shared, learning_rate=lr, weight_decay=weight_decay, sgd=sgd), json)
+        return
+    config = ProbeConfig(
+        **shared, penalty=penalty, l2=strengths(l2, "--l2", path=L2_PATH), l1=strengths(l1, "--l1", path=L1_PATH),
+        l1_relative=l1.strip() == "path", rtol=rtol, max_iter=max_iter, max_bytes=byte_size(max_bytes, "--max-bytes"),
+    )  # fmt: skip
+    _solve(config, json)
+
+
+def _solve(config: "ProbeConfig", json: bool) -> None:
     from grobust.experiments.probe import run_probe
 
-    config = ProbeConfig(
-        store=store,
-        balance=methods(balance),
-        by=by,
-        ratio=ratio,
-        seeds=ints(seeds, "--seeds"),
-        l2=floats(l2, "--l2"),
-        select=select,
-        rtol=rtol,
-        max_iter=max_iter,
-        device=resolve_device(device),
-        records=records or store.parent / "records.jsonl",
-    )
-    report = run_probe(config)
+    with progress_bar("probe") as advance:
+        report = run_probe(config, on_progress=lambda done, total: advance(done, total, "heads"))
     if json:
         show_json(report.as_dict())
-    else:
-        show_probe(report)
-        note(*_all_notes(report), f"device {report.device}; records appended to {config.records}")
+        return
+    show_probe(report)
+    show_probe_notes(report, *_files(config, report.device, report.figures))
 
 
-def show_probe(report: "ProbeReport") -> None:
-    """Print the table of methods and the table of groups."""
-    config, provenance = report.config, report.provenance
-    title = f"{provenance.dataset}, {provenance.backbone}: test metrics in %, mean over seeds"
-    columns = ["method", "seeds", "L2", "WGA", "sd", "worst group", "n", "average", "train-weighted", "group mean",
-               "worst class"]  # fmt: skip
-    used = [m for m in BalanceMethod if m in config.balance]
-    rows = [_method_row(report.of_method(method)) for method in used]
-    show_table(title, columns, rows)
-    runs = [report.of_method(method)[0] for method in used]
-    seed = runs[0].seed
-    names, counts = runs[0].test.names, runs[0].test.counts
-    group_rows = [
-        [name, str(int(counts[g])), *(_with_interval(run, g) for run in runs)] for g, name in enumerate(names)
-    ]
-    title = f"test accuracy per group in %, seed {seed}, with 95% Wilson intervals"
-    show_table(title, ["group", "n", *(str(m) for m in used)], group_rows)
-    balance_rows = [_balance_row(run) for run in runs]
-    columns = ["method", "rows/epoch", "steps/epoch (batch 32)", "repetition", *(f"share {n}" for n in names)]
-    show_table(f"what each method draws, seed {seed}", columns, balance_rows)
+def _train(config: "TrajectoryConfig", json: bool) -> None:
+    from grobust.experiments.trajectory import run_trajectories
+
+    heads = len(config.balance) * len(config.seeds)
+    with progress_bar(f"train {heads} heads") as advance:
+        report = run_trajectories(config, on_progress=lambda done, total: advance(done, total, "epochs"))
+    if json:
+        show_json(report.as_dict())
+        return
+    show_trajectories(report)
+    note(*_files(config, report.device, report.figures))
 
 
-def _method_row(runs: "tuple[ProbeRun, ...]") -> list[str]:
-    first = runs[0]
-    wga = [run.test.wga.value for run in runs]
-    worst = sorted({run.test.worst_group_name or "–" for run in runs})
-    strengths = sorted({run.l2 for run in runs})
-    tests = [run.test for run in runs]
-    return [
-        str(first.method),
-        str(len(runs)),
-        ", ".join(f"{s:g}" for s in strengths),
-        percent(fmean(wga)),
-        percent(pstdev(wga)),
-        "; ".join(worst),
-        "/".join(sorted({str(t.wga.n) for t in tests})),
-        _mean([t.average for t in tests]),
-        _mean([t.average_train_weighted for t in tests]),
-        _mean([t.average_group for t in tests]),
-        _mean([t.worst_class for t in tests]),
-    ]
+def _files(config: "ProbeConfig | TrajectoryConfig", device: str, figures: tuple[str, ...]) -> list[str]:
+    lines = [f"device {device}; records appended to {config.records}"]
+    if config.save is not None:
+        lines.append(f"heads saved to {config.save}; use them with `grobust predict STORE {config.save}`")
+    if figures:
+        lines.append(f"figures, and their numbers as CSV: {', '.join(figures)}")
+    return lines
 
 
-def _mean(estimates: "list[Estimate]") -> str:
-    return percent(fmean(e.value for e in estimates))
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
-def _with_interval(run: "ProbeRun", group: int) -> str:
-    low, high = run.test.intervals()[group]
-    value = float(run.test.accuracy[group])
-    return f"{percent(value)} [{percent(float(low))}, {percent(float(high))}]"
+def _check_modes(given: set[str], trajectory: bool, penalty: Penalty) -> None:
+    """What is given but would be ignored is an error."""
+    for name in sorted(given.intersection(OF_SOLVER if trajectory else OF_TRAINING)):
+        option = f"--{name.replace('_', '-')}"
+        raise ConfigError(
+            f"{option} has no meaning with --trajectory: heads are trained on minibatches (see --weight-decay)."
+            if trajectory
+            else f"{option} needs --trajectory: without it heads are solved to the optimum."
+        )
+    unused = {Penalty.L2: "l1", Penalty.L1: "l2"}.get(penalty)
+    if unused in given:
+        raise ConfigError(f"--{unused} has no meaning with --penalty {penalty}. Use --penalty elasticnet for both.")
 
 
-def _balance_row(run: "ProbeRun") -> list[str]:
-    summary = run.balance
-    shares = [f"{share:.3f}" for share in summary.batch_share.values()]
-    return [
-        str(run.method), str(summary.rows_per_epoch), str(summary.steps_per_epoch), f"{summary.repetition:.2f}",
-        *shares,
-    ]  # fmt: skip
-
-
-def _all_notes(report: "ProbeReport") -> list[str]:
-    return list(dict.fromkeys([*report.notes, *(line for run in report.runs for line in run.notes)]))
+def _safetensors(path: Path | None) -> Path | None:
+    if path is not None and (path.suffix != ".safetensors" or path.is_dir()):
+        raise ConfigError(f"--save expects a file that ends in .safetensors, got {str(path)!r}.")
+    return path

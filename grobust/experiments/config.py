@@ -13,9 +13,23 @@ from typing import Any
 
 from grobust.balancing import DEFAULT_RATIO
 from grobust.errors import ConfigError
-from grobust.settings import BalanceBy, BalanceMethod, SelectBy, WeightNormalization
+from grobust.settings import SGD, BalanceBy, BalanceMethod, Penalty, SelectBy, WeightNormalization
 
-__all__ = ["ExtractConfig", "ProbeConfig", "SpectrumConfig", "plain"]
+__all__ = [
+    "L1_PATH",
+    "L2_PATH",
+    "ExtractConfig",
+    "PredictConfig",
+    "ProbeConfig",
+    "SpectrumConfig",
+    "TrajectoryConfig",
+    "plain",
+]
+
+# Half-decades, from where a head with standardized features is all but free to where it is all but constant.
+L2_PATH = tuple(float(f"{10 ** (i / 2 - 6):.4g}") for i in range(13))
+# Half-decades below the strength at which every weight is zero, as shares of it.
+L1_PATH = tuple(float(f"{10 ** (-i / 2):.4g}") for i in range(1, 8))
 
 
 @dataclass(frozen=True)
@@ -71,11 +85,18 @@ class ProbeConfig:
     ratio : of the mixture
     normalize : loss normalization of upweighting; recorded (at the optimum both give the same head)
     seeds : one head per method and seed
+    penalty : with ``l2`` heads differ in `l2`, with ``l1`` in `l1`, with ``elasticnet`` in both
     l2 : strengths to choose from on the validation split, per-sample loss
+    l1 : strengths likewise
+    l1_relative : whether `l1` are shares of the smallest strength at which every weight is zero, which differs by
+        weighting; else they are strengths as they are
     select : score that chooses
     rtol, max_iter : accuracy of the solver, see `grobust.settings.LBFGS`
+    max_bytes : budget of the solver's work arrays
     device : ``cpu`` or ``cuda``
     records : file that the runs are appended to; None for none
+    save : file for the chosen heads; None for none
+    figures : folder for figures; None for none
     """
 
     store: Path
@@ -84,22 +105,97 @@ class ProbeConfig:
     ratio: float = DEFAULT_RATIO
     normalize: WeightNormalization = WeightNormalization.BATCH
     seeds: tuple[int, ...] = (1, 2, 3)
+    penalty: Penalty = Penalty.L2
     l2: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    l1: tuple[float, ...] = L1_PATH
+    l1_relative: bool = True
     select: SelectBy = SelectBy.WORST_CLASS
     rtol: float = 1e-6
     max_iter: int = 1000
+    max_bytes: int = 2 << 30
     device: str = "cpu"
     records: Path | None = None
+    save: Path | None = None
+    figures: Path | None = None
 
     def __post_init__(self) -> None:
-        _distinct("balance", self.balance)
-        _distinct("seeds", self.seeds)
-        _distinct("l2", self.l2)
-        for strength in self.l2:
-            if not (math.isfinite(strength) and strength > 0):
-                raise ConfigError(f"l2 strengths must be positive numbers, got {strength!r}.")
-        if min(self.seeds) < 0:
-            raise ConfigError(f"seeds must not be negative, got {min(self.seeds)}.")
+        _methods_and_seeds(self.balance, self.seeds)
+        for name in ("l2", "l1"):
+            _distinct(name, getattr(self, name))
+            for strength in getattr(self, name):
+                if not (math.isfinite(strength) and strength > 0):
+                    raise ConfigError(f"{name} strengths must be positive numbers, got {strength!r}.")
+        if self.max_bytes < 1:
+            raise ConfigError(f"max_bytes must be at least 1, got {self.max_bytes}.")
+
+    @property
+    def strengths(self) -> tuple[tuple[float, float], ...]:
+        """Candidates (l2, l1) of every head, l1 as given."""
+        l2 = (0.0,) if self.penalty is Penalty.L1 else self.l2
+        l1 = (0.0,) if self.penalty is Penalty.L2 else self.l1
+        return tuple((a, b) for a in l2 for b in l1)
+
+
+@dataclass(frozen=True)
+class TrajectoryConfig:
+    """Train last-layer heads on minibatches and follow every group's accuracy, epoch by epoch.
+
+    Parameters
+    ----------
+    store, balance, by, ratio, normalize, seeds : as in `ProbeConfig`
+    learning_rate, weight_decay : of every head
+    sgd : optimizer, epochs, batch size, schedule, and what the heads have in common
+    select : validation score that names the best epoch beside the last
+    device : ``cpu`` or ``cuda``
+    records : file that the runs are appended to; None for none
+    save : file for the heads of the last epoch; None for none
+    figures : folder for figures; None for none
+    """
+
+    store: Path
+    balance: tuple[BalanceMethod, ...] = (BalanceMethod.NONE,)
+    by: BalanceBy = BalanceBy.CLASS
+    ratio: float = DEFAULT_RATIO
+    normalize: WeightNormalization = WeightNormalization.BATCH
+    seeds: tuple[int, ...] = (1, 2, 3)
+    learning_rate: float = 1e-2
+    weight_decay: float = 1e-4
+    sgd: SGD = field(default_factory=SGD)
+    select: SelectBy = SelectBy.WORST_CLASS
+    device: str = "cpu"
+    records: Path | None = None
+    save: Path | None = None
+    figures: Path | None = None
+
+    def __post_init__(self) -> None:
+        _methods_and_seeds(self.balance, self.seeds)
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Predict rows of a feature store with saved heads.
+
+    Parameters
+    ----------
+    store : feature store
+    heads : file of heads
+    head : name or number of the one to use; None for all
+    split : ``train``, ``val`` or ``test``
+    out : ``.csv`` or ``.npz`` for the predictions; None for none
+    force : predict although the features are of another kind than those that the heads were trained on
+    """
+
+    store: Path
+    heads: Path
+    head: str | None = None
+    split: str = "test"
+    out: Path | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        _check_split(self.split)
+        if self.out is not None and self.out.suffix not in (".csv", ".npz"):
+            raise ConfigError(f"out must end in .csv or .npz, got {str(self.out)!r}.")
 
 
 @dataclass(frozen=True)
@@ -133,8 +229,19 @@ class SpectrumConfig:
             raise ConfigError(f"top must be at least 1, got {self.top}.")
         if self.ddof not in (0, 1):
             raise ConfigError(f"ddof must be 0 (divide by n) or 1 (divide by n - 1), got {self.ddof}.")
-        if self.split not in ("train", "val", "test"):
-            raise ConfigError(f"split must be train, val or test, got {self.split!r}.")
+        _check_split(self.split)
+
+
+def _check_split(split: str) -> None:
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"split must be train, val or test, got {split!r}.")
+
+
+def _methods_and_seeds(balance: tuple[BalanceMethod, ...], seeds: tuple[int, ...]) -> None:
+    _distinct("balance", balance)
+    _distinct("seeds", seeds)
+    if min(seeds) < 0:
+        raise ConfigError(f"seeds must not be negative, got {min(seeds)}.")
 
 
 def _distinct(name: str, values: Sequence[object]) -> None:
@@ -152,6 +259,8 @@ def plain(config: Any) -> dict[str, Any]:
 def _plain_value(value: Any) -> Any:
     if isinstance(value, Path | Enum):
         return str(value)
+    if isinstance(value, dict):
+        return {key: _plain_value(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain_value(item) for item in value]
     return value

@@ -8,11 +8,11 @@ from typing import Any
 from grobust.errors import ConfigError
 from grobust.experiments.config import ExtractConfig, ProbeConfig, SpectrumConfig
 from grobust.experiments.extract import run_extract
-from grobust.experiments.probe import ProbeReport, run_probe
+from grobust.experiments.probe import ProbeReport, method_result, run_probe
 from grobust.experiments.records import read_records
 from grobust.experiments.spectrum import SpectrumReport, run_spectrum
 from grobust.features.extract import Progress
-from grobust.report.figures import GroupSpectrum, MethodResult, plot_eigenvalues, plot_wga_by_method
+from grobust.report.figures import GroupSpectrum, plot_eigenvalues, plot_wga_by_method
 from grobust.settings import BalanceMethod
 
 __all__ = ["DemoConfig", "DemoReport", "run_demo"]
@@ -93,7 +93,7 @@ def run_demo(config: DemoConfig, *, on_progress: Callable[[str, Progress], None]
 
 def draw(records: Path, out: Path) -> tuple[Path, ...]:
     """Figures of the probes and spectra in a records file: from what was recorded, and nothing else."""
-    methods = [_method_result(record) for record in read_records(records, command="probe")]
+    methods = [method_result(record) for record in read_records(records, command="probe")]
     groups = [
         _group_spectrum(record, group)
         for record in read_records(records, command="spectrum")
@@ -107,21 +107,6 @@ def draw(records: Path, out: Path) -> tuple[Path, ...]:
 
 def _extract(config: ExtractConfig, on_progress: Callable[[str, Progress], None] | None) -> None:
     run_extract(config, on_progress=None if on_progress is None else lambda p: on_progress(config.dataset, p))
-
-
-def _method_result(record: dict[str, Any]) -> MethodResult:
-    run, test = record["results"], record["results"]["test"]
-    return MethodResult(
-        dataset=record["provenance"]["dataset"],
-        method=run["method"],
-        seed=run["seed"],
-        wga=test["wga"]["value"],
-        low=test["wga"]["low"],
-        high=test["wga"]["high"],
-        worst_group=test["worst_group"],
-        n_worst_group=test["wga"]["n"],
-        average=test["average"]["value"],
-    )
 
 
 def _group_spectrum(record: dict[str, Any], group: dict[str, Any]) -> GroupSpectrum:

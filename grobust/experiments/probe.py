@@ -1,25 +1,43 @@
-"""`run_probe`: last-layer heads for every balancing method and seed, L2 chosen on validation, metrics per group."""
+"""`run_probe`: last-layer heads for every balancing method and seed, chosen on validation, metrics per group.
 
-from dataclasses import asdict, dataclass
+Features are read from the store block by block and never held whole on the CPU.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import resolve_device, to_device, to_numpy
-from grobust.balancing import BalancedSample, BalanceSummary, balance_summary, make_balancer
+from grobust.balancing import BalanceSummary, balance_summary
 from grobust.errors import DataError
-from grobust.experiments.config import ProbeConfig, plain
-from grobust.experiments.environment import library_versions
-from grobust.experiments.records import LabelLedger, Record, append_records
+from grobust.experiments.config import ProbeConfig
+from grobust.experiments.records import LabelLedger, append_records
+from grobust.experiments.splits import Cell, Part, Parts, balanced, best, ledger_of, open_parts, record_of, score_of
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
-from grobust.groups import Groups, Split
-from grobust.metrics import Estimate, GroupMetrics, group_metrics
-from grobust.probe import Head, ProbeFit, fit_probes
-from grobust.settings import LBFGS, BalanceBy, BalanceMethod, SelectBy
+from grobust.groups import Groups
+from grobust.heads import HeadInfo, Heads, save_heads
+from grobust.metrics import GroupMetrics
+from grobust.probe import FitStatus, Head, ProbeFit, evaluate_probes, fit_probes, largest_l1
+from grobust.report.figures import MethodResult, plot_wga_by_method
+from grobust.settings import LBFGS, BalanceMethod, Penalty
 
-__all__ = ["ProbeReport", "ProbeRun", "run_probe"]
+__all__ = ["Candidate", "ProbeReport", "ProbeRun", "method_result", "run_probe"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Strengths of one head that could have been chosen, its validation score (None without validation rows), and how
+    its fit ended."""
+
+    l2: float
+    l1: float
+    score: float | None
+    status: FitStatus
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,23 +47,34 @@ class ProbeRun:
     Parameters
     ----------
     method, seed : of the run
-    l2 : strength chosen on validation
-    scores : L2 strength → validation score of every candidate
+    l2, l1 : strengths chosen on validation
+    candidates : all that could be chosen, in the order tried
     fit : the chosen head with its optimality
     balance : rows and steps per epoch, repetition, batch shares
     val, test : metrics; `val` was used to choose, `test` only to report
-    notes : of the balance and of the fit
+    notes : of the balance and of the fits
     """
 
     method: BalanceMethod
     seed: int
     l2: float
-    scores: dict[float, float]
+    l1: float
+    candidates: tuple[Candidate, ...]
     fit: ProbeFit
     balance: BalanceSummary
     val: GroupMetrics
     test: GroupMetrics
     notes: tuple[str, ...]
+
+    @property
+    def nonzero_weights(self) -> int:
+        """Weights of the chosen head that are not zero, intercepts apart."""
+        return int((to_numpy(self.fit.probe.weight) != 0).sum())
+
+    @property
+    def unfinished(self) -> int:
+        """Candidates whose fit did not converge."""
+        return sum(c.status is not FitStatus.CONVERGED for c in self.candidates)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able results of the run."""
@@ -53,13 +82,16 @@ class ProbeRun:
             "method": str(self.method),
             "seed": self.seed,
             "l2": self.l2,
-            "validation_scores": [{"l2": l2, "score": score} for l2, score in self.scores.items()],
+            "l1": self.l1,
+            "candidates": [{**asdict(c), "status": str(c.status)} for c in self.candidates],
             "fit": {
                 "status": str(self.fit.status),
                 "message": self.fit.message,
                 "n_iter": self.fit.n_iter,
                 "objective": self.fit.objective,
+                "gap": self.fit.gap if math.isfinite(self.fit.gap) else None,
                 "grad_norm": self.fit.grad_norm,
+                "nonzero_weights": self.nonzero_weights,
             },
             "balance": asdict(self.balance),
             "val": self.val.as_dict(),
@@ -78,6 +110,7 @@ class ProbeReport:
     runs: tuple[ProbeRun, ...]
     notes: tuple[str, ...]
     device: str
+    figures: tuple[str, ...] = ()
 
     def of_method(self, method: BalanceMethod) -> tuple[ProbeRun, ...]:
         """Runs of one method, one per seed."""
@@ -91,26 +124,25 @@ class ProbeReport:
             "backbone": self.provenance.backbone,
             "by": str(self.config.by),
             "ratio": self.config.ratio,
+            "penalty": str(self.config.penalty),
             "select": str(self.config.select),
             "label_ledger": asdict(self.ledger),
             "runs": [run.as_dict() for run in self.runs],
             "notes": list(self.notes),
+            "heads": None if self.config.save is None else str(self.config.save),
+            "figures": list(self.figures),
         }
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """One split: features on the device, groups on the host."""
-
-    features: Any
-    groups: Groups
-
-
-def run_probe(config: ProbeConfig) -> ProbeReport:
-    """Fit every method × seed × L2 strength in one solve, choose L2 on validation, evaluate on test.
+def run_probe(config: ProbeConfig, *, on_progress: Callable[[int, int], None] | None = None) -> ProbeReport:
+    """Fit every method × seed × strength in one solve, choose the strengths on validation, evaluate on test.
 
     The convex engine minimizes the *expected* loss of a balanced sample, so methods that agree in expectation give
-    the same head and are solved once; the notes say which.
+    the same head and are solved once; the notes say which. Test rows are read once, for the chosen heads alone.
+
+    Parameters
+    ----------
+    on_progress : called with the number of heads solved and of all heads
 
     Raises
     ------
@@ -120,65 +152,44 @@ def run_probe(config: ProbeConfig) -> ProbeReport:
     device = resolve_device(config.device)
     with FeatureStore(config.store) as store:
         provenance = store.provenance
-        train, val, test = (_load(store, split, device) for split in (Split.TRAIN, Split.VAL, Split.TEST))
-    _check_splits(config, train, val, test)
-    cells = [(method, seed) for method in config.balance for seed in config.seeds]
-    balancers = {
-        m: make_balancer(m, by=config.by, ratio=config.ratio, normalize=config.normalize) for m in config.balance
-    }
-    samples = [balancers[method].sample(train.groups, seed=seed) for method, seed in cells]
-    weights, which = _distinct([sample.expected_weights() for sample in samples])
-    heads = [Head(weights=w, l2=l2) for w in weights for l2 in config.l2]
-    fits = fit_probes(
-        train.features,
-        to_device(train.groups.labels, device),
-        heads,
-        n_classes=train.groups.n_classes,
-        solver=LBFGS(rtol=config.rtol, max_iter=config.max_iter),
-    )
-    per_weights = [fits[i * len(config.l2) : (i + 1) * len(config.l2)] for i in range(len(weights))]
-    chosen = [_choose(config, candidates, val) for candidates in per_weights]
-    counts = train.groups.counts
-    evaluated = [(_evaluate(fit, val, counts), _evaluate(fit, test, counts)) for fit, _ in chosen]
-    runs = tuple(
-        _run(config, cell, sample, train.groups, chosen[i], evaluated[i])
-        for cell, sample, i in zip(cells, samples, which, strict=True)
-    )
+        parts = open_parts(store, device)
+        _check_choice(config, parts.val)
+        cells = balanced(config, parts.train.groups)
+        weights, which = _distinct(cell.sample.expected_weights() for cell in cells)
+        strengths = _strengths(config, parts.train, weights)
+        heads = [Head(weights=w, l2=l2, l1=l1) for w, own in zip(weights, strengths, strict=True) for l2, l1 in own]
+        fits = fit_probes(
+            parts.train.features,
+            to_device(parts.train.groups.labels, device),
+            heads,
+            n_classes=parts.train.groups.n_classes,
+            solver=LBFGS(rtol=config.rtol, max_iter=config.max_iter),
+            max_bytes=config.max_bytes,
+            progress=on_progress,
+        )
+        size = len(config.strengths)
+        chosen = _choose(config, [fits[i * size : (i + 1) * size] for i in range(len(weights))], parts)
+    runs = tuple(_run(cell, parts.train.groups, chosen[i]) for cell, i in zip(cells, which, strict=True))
     report = ProbeReport(
         config=config,
         provenance=provenance,
-        ledger=LabelLedger.of(
-            group_training=config.by is BalanceBy.GROUP and set(config.balance) != {BalanceMethod.NONE},
-            group_selection=config.select.needs_groups,
-            selects=len(config.l2) > 1,
-        ),
+        ledger=ledger_of(config, selects=size > 1),
         runs=runs,
-        notes=_notes(config, cells, which, train.groups),
+        notes=_notes(config, cells, which, parts.train.groups),
         device=device,
     )
-    if config.records is not None:
-        append_records(config.records, _records(report))
-    return report
+    return _written(report, cells, parts.train.groups)
 
 
-def _load(store: FeatureStore, split: Split, device: Any) -> _Part:
-    features, groups = store.load(split)
-    return _Part(to_device(features, device), groups)
-
-
-def _check_splits(config: ProbeConfig, train: _Part, val: _Part, test: _Part) -> None:
-    if len(train.groups) == 0:
-        raise DataError(f"{config.store} has no training rows; a probe needs some.")
-    if len(test.groups) == 0:
-        raise DataError(f"{config.store} has no test rows; there is nothing to report on.")
-    if len(val.groups) == 0 and len(config.l2) > 1:
+def _check_choice(config: ProbeConfig, val: Part) -> None:
+    if len(val.groups) == 0 and len(config.strengths) > 1:
         raise DataError(
-            f"{config.store} has no validation rows, so {len(config.l2)} L2 strengths cannot be chosen from.\n"
+            f"{config.store} has no validation rows, so {len(config.strengths)} strengths cannot be chosen from.\n"
             "Give one strength (--l2 1e-3), or extract with a validation split."
         )
 
 
-def _distinct(weights: list[NDArray[Any]]) -> tuple[list[NDArray[Any]], list[int]]:
+def _distinct(weights: Iterable[NDArray[Any]]) -> tuple[list[NDArray[Any]], list[int]]:
     """Weights without repeats (to rounding), and for each input the index of its representative."""
     kept: list[NDArray[Any]] = []
     which = []
@@ -191,79 +202,132 @@ def _distinct(weights: list[NDArray[Any]]) -> tuple[list[NDArray[Any]], list[int
     return kept, which
 
 
-def _choose(config: ProbeConfig, fits: tuple[ProbeFit, ...], val: _Part) -> tuple[ProbeFit, dict[float, float]]:
-    """The fit with the largest validation score, the first in declared order on a tie; and all scores."""
-    if len(fits) == 1:
-        return fits[0], {}
-    scores = [_score(config.select, _evaluate(fit, val, None)) for fit in fits]
-    best = int(np.argmax(scores))
-    return fits[best], dict(zip(config.l2, scores, strict=True))
+def _strengths(config: ProbeConfig, train: Part, weights: list[NDArray[Any]]) -> list[list[tuple[float, float]]]:
+    """Strengths (l2, l1) of the candidates of every weighting."""
+    if config.penalty is Penalty.L2 or not config.l1_relative:
+        return [list(config.strengths)] * len(weights)
+    largest = largest_l1(train.features, train.groups.labels, weights, n_classes=train.groups.n_classes)
+    return [[(l2, share * top) for l2, share in config.strengths] for top in largest.tolist()]
 
 
-def _score(select: SelectBy, metrics: GroupMetrics) -> float:
-    estimates: dict[SelectBy, Estimate] = {
-        SelectBy.WORST_CLASS: metrics.worst_class,
-        SelectBy.WGA: metrics.wga,
-        SelectBy.AVERAGE: metrics.average,
-        SelectBy.AVERAGE_GROUP: metrics.average_group,
-    }
-    return estimates[select].value
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """The head chosen for one weighting, among what, and its metrics."""
+
+    fit: ProbeFit
+    candidates: tuple[Candidate, ...]
+    val: GroupMetrics
+    test: GroupMetrics
 
 
-def _evaluate(fit: ProbeFit, part: _Part, train_counts: NDArray[Any] | None) -> GroupMetrics:
-    predictions = to_numpy(fit.probe.predict(part.features)).astype(np.int64)
-    return group_metrics(predictions, part.groups, train_counts=train_counts)
-
-
-def _run(
-    config: ProbeConfig,
-    cell: tuple[BalanceMethod, int],
-    sample: BalancedSample,
-    train: Groups,
-    chosen: tuple[ProbeFit, dict[float, float]],
-    evaluated: tuple[GroupMetrics, GroupMetrics],
-) -> ProbeRun:
-    method, seed = cell
-    fit, scores = chosen
-    val, test = evaluated
-    notes = [*sample.notes, *test.notes]
-    if fit.status != "converged":
-        notes.append(f"{method}, seed {seed}, l2 {fit.l2:g}: {fit.message}")
-    return ProbeRun(
-        method=method, seed=seed, l2=fit.l2, scores=scores, fit=fit, balance=balance_summary(sample, train),
-        val=val, test=test, notes=tuple(notes),
+def _choose(config: ProbeConfig, fits: list[tuple[ProbeFit, ...]], parts: Parts) -> list[_Chosen]:
+    """For every weighting the fit with the largest validation score, the first in declared order on a tie."""
+    counts = parts.train.groups.counts
+    flat = [fit.probe for own in fits for fit in own]
+    metrics = evaluate_probes(flat, parts.val.features, parts.val.groups, train_counts=counts)
+    size = len(config.strengths)
+    picks, tables, on_val = [], [], []
+    for i, own in enumerate(fits):
+        of_own = metrics[i * size : (i + 1) * size]
+        scores = np.array([score_of(config.select, each) for each in of_own])
+        pick = best(scores)
+        picks.append(own[pick])
+        on_val.append(of_own[pick])
+        tables.append(
+            tuple(
+                Candidate(fit.l2, fit.l1, None if math.isnan(score) else score, fit.status)
+                for fit, score in zip(own, scores.tolist(), strict=True)
+            )
+        )
+    test = evaluate_probes(
+        [fit.probe for fit in picks], parts.test.features, parts.test.groups, train_counts=counts
     )  # fmt: skip
+    return [_Chosen(*each) for each in zip(picks, tables, on_val, test, strict=True)]
 
 
-def _notes(
-    config: ProbeConfig, cells: list[tuple[BalanceMethod, int]], which: list[int], train: Groups
-) -> tuple[str, ...]:
+def _run(cell: Cell, train: Groups, chosen: _Chosen) -> ProbeRun:
+    fit = chosen.fit
+    run = ProbeRun(
+        method=cell.method, seed=cell.seed, l2=fit.l2, l1=fit.l1, candidates=chosen.candidates, fit=fit,
+        balance=balance_summary(cell.sample, train), val=chosen.val, test=chosen.test, notes=(),
+    )  # fmt: skip
+    notes = [*cell.sample.notes, *chosen.test.notes]
+    if fit.status is not FitStatus.CONVERGED:
+        strength = f"l2 {fit.l2:g}" + (f", l1 {fit.l1:.3g}" if fit.l1 else "")
+        notes.append(f"{cell.method}, seed {cell.seed}, {strength}: {fit.message}")
+    others = run.unfinished - (fit.status is not FitStatus.CONVERGED)
+    if others:
+        notes.append(
+            f"{cell.method}, seed {cell.seed}: {others} of the {len(run.candidates)} candidates, not chosen, did not "
+            "converge; raise --max-iter or --rtol"
+        )
+    return replace(run, notes=tuple(notes))
+
+
+def _notes(config: ProbeConfig, cells: tuple[Cell, ...], which: list[int], train: Groups) -> tuple[str, ...]:
     notes = []
     by_head: dict[int, set[BalanceMethod]] = {}
-    for (method, _), head in zip(cells, which, strict=True):
-        by_head.setdefault(head, set()).add(method)
+    for cell, head in zip(cells, which, strict=True):
+        by_head.setdefault(head, set()).add(cell.method)
     for methods in by_head.values():
         if len(methods) > 1:
             names = ", ".join(sorted(methods))
             notes.append(f"{names} agree in expectation: at the optimum they are one head, so their rows are equal")
-    repeated = [m for m in config.balance if len({h for (c, _), h in zip(cells, which, strict=True) if c is m}) == 1]
+    heads_of = {m: {h for c, h in zip(cells, which, strict=True) if c.method is m} for m in config.balance}
+    repeated = [m for m in config.balance if len(heads_of[m]) == 1]
     if repeated and len(config.seeds) > 1:
         notes.append(f"nothing is random in {', '.join(repeated)} at the optimum: its seeds give one head")
     return tuple(notes)
 
 
-def _records(report: ProbeReport) -> list[Record]:
-    config = plain(report.config)
-    return [
-        Record(
-            command="probe",
-            config=config,
-            provenance=asdict(report.provenance),
-            versions=library_versions(),
-            device=report.device,
-            seed=run.seed,
-            label_ledger=asdict(report.ledger),
+def _written(report: ProbeReport, cells: tuple[Cell, ...], train: Groups) -> ProbeReport:
+    """Append records, save heads and draw, where asked for."""
+    config = report.config
+    records = [
+        record_of(
+            "probe", config, provenance=report.provenance, ledger=report.ledger, device=report.device, seed=run.seed,
             results=run.as_dict(),
         )
         for run in report.runs
-    ]
+    ]  # fmt: skip
+    if config.records is not None:
+        append_records(config.records, records)
+    if config.save is not None:
+        save_heads(_heads(report, cells, train), config.save)
+    if config.figures is None:
+        return report
+    results = [method_result(asdict(record)) for record in records]
+    return replace(
+        report, figures=tuple(str(path) for path in plot_wga_by_method(results, config.figures / "wga_by_method"))
+    )
+
+
+def _heads(report: ProbeReport, cells: tuple[Cell, ...], train: Groups) -> Heads:
+    config = report.config
+    return Heads.of_probes(
+        [run.fit.probe for run in report.runs],
+        [
+            HeadInfo(
+                name=cell.name, method=str(run.method), by=str(config.by), ratio=cell.sample.ratio, seed=run.seed,
+                l2=run.l2, l1=run.l1, status=str(run.fit.status), objective=run.fit.objective,
+            )
+            for cell, run in zip(cells, report.runs, strict=True)
+        ],
+        class_names=train.class_names, attribute_names=train.attribute_names, provenance=report.provenance,
+    )  # fmt: skip
+
+
+def method_result(record: dict[str, Any]) -> MethodResult:
+    """What a figure needs of a probe's record."""
+    run, test = record["results"], record["results"]["test"]
+    return MethodResult(
+        dataset=record["provenance"]["dataset"],
+        method=run["method"],
+        seed=run["seed"],
+        wga=test["wga"]["value"],
+        low=test["wga"]["low"],
+        high=test["wga"]["high"],
+        worst_group=test["worst_group"],
+        n_worst_group=test["wga"]["n"],
+        average=test["average"]["value"],
+    )

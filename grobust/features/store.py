@@ -24,6 +24,7 @@ from grobust.errors import (
 )
 from grobust.features._hdf5 import read_metadata
 from grobust.features._schema import FORMAT_VERSION, Provenance
+from grobust.features._view import StoreView
 from grobust.features.widen import to_float32
 from grobust.groups import Groups, Split
 from grobust.typing import PathLike
@@ -67,6 +68,7 @@ class FeatureStore:
         self.skipped: tuple[tuple[str, str], ...] = metadata.skipped
         self._block_rows, self._checksums = metadata.block_rows, metadata.checksums
         self._checked = np.zeros(self._checksums.size, dtype=bool)
+        self._closed = False
         if expect is not None and (difference := self.provenance.difference(expect)):
             raise StoreMismatchError(mismatch_message(f"features in {self.path}", difference))
         shape = (self.n, self.dim)
@@ -91,8 +93,9 @@ class FeatureStore:
         return self.n
 
     def close(self) -> None:
-        """Drop the mapping; arrays that `read` gave out stay valid."""
+        """Drop the mapping; arrays that `read` gave out stay valid, and reading more is an error."""
         self._features = np.zeros((0, self.dim), self.dtype)
+        self._closed = True
 
     def rows(self, split: Split) -> NDArray[Any]:
         """(m) int64 row numbers of one split."""
@@ -108,7 +111,11 @@ class FeatureStore:
         ------
         StoreCorruptError
             If a block differs from its checksum or holds a value that is not finite; dataset and rows are named.
+        StoreError
+            If a row is not there, or the store is closed.
         """
+        if self._closed:
+            raise StoreError(f"{self.path} is closed. Read inside its `with` block, or open it again.")
         if rows is None:
             rows = slice(None)
         if isinstance(rows, slice):
@@ -123,6 +130,10 @@ class FeatureStore:
             self._check(np.unique(rows // self._block_rows))
         view: NDArray[Any] = np.asarray(self._features)[rows]
         return view
+
+    def view(self, split: Split) -> StoreView:
+        """One split as an array (m, d) in the stored dtype that is read when it is sliced, never whole."""
+        return StoreView(self.read, np.asarray(self._features), self.rows(split))
 
     def load(self, split: Split) -> tuple[NDArray[Any], Groups]:
         """One split in memory: features (m, d) float32 and its groups."""

@@ -1,9 +1,12 @@
 """Last-layer probes: many weighted multinomial logistic heads on the same features.
 
-`fit_probes` solves them to a stated optimality; `train_heads` trains them on minibatches, epoch by epoch.
+`fit_probes` solves them to a stated optimality; `train_heads` trains them on minibatches, epoch by epoch;
+`evaluate_probes` counts what they get right, all in one pass.
 """
 
+from grobust.probe._evaluate import evaluate_probes, logits_by_block
 from grobust.probe._fit import FitStatus, Head, Probe, ProbeFit, fit_path, fit_probe, fit_probes
+from grobust.probe._largest_l1 import largest_l1
 from grobust.probe._stream import DeviceStream
 from grobust.probe._train import TrainHead, Trajectories, train_heads
 from grobust.settings import LBFGS, SGD
@@ -18,8 +21,11 @@ __all__ = [
     "ProbeFit",
     "TrainHead",
     "Trajectories",
+    "evaluate_probes",
     "fit_path",
     "fit_probe",
     "fit_probes",
+    "largest_l1",
+    "logits_by_block",
     "train_heads",
 ]

@@ -147,8 +147,8 @@ def fit_probes(
 
     Parameters
     ----------
-    features : (n, d) float16, float32 or float64, NumPy or CuPy; a memory map is read block by block, never whole, and
-        a `DeviceStream` brings it to a GPU that it does not fit into
+    features : (n, d) float16, float32 or float64, NumPy or CuPy; a memory map or a `FeatureStore.view` is read block by
+        block, never whole, and a `DeviceStream` brings it to a GPU that it does not fit into
     labels : (n) integers 0 … k−1
     heads : K problems
     n_classes : k ≥ 2
@@ -285,7 +285,10 @@ class _Task:
         of = self.table.weighting
         lasso = np.array([head.l1 > 0 for head in self.heads])
         n, d = self.data.features.shape
-        small = ~lasso & (self.table.support[of] <= SMALL_SUPPORT * n)
+        width = 8 if self.data.compute == array_namespace(self.data.mean).float64 else 4
+        # Rows solved on alone are copied; beyond the budget they are streamed with the others.
+        copied = self.max_bytes // (width * d)
+        small = ~lasso & (self.table.support[of] <= min(SMALL_SUPPORT * n, copied))
         sparse = [np.flatnonzero(lasso & (of == weighting)) for weighting in np.unique(of[lasso]).tolist()]
         solved = self.pool.each(self._lasso, sparse) if self._host else map(self._lasso, sparse)
         for places, found in zip(sparse, solved, strict=True):
@@ -294,7 +297,7 @@ class _Task:
             places = np.flatnonzero(small & (of == weighting))
             yield places.tolist(), self._on_rows(places, np.flatnonzero(self._weights_of(int(places[0])) > 0))
         together = np.flatnonzero(~lasso & ~small)
-        if together.size and n < DUAL_BELOW * d and self._host:
+        if together.size and n < min(DUAL_BELOW * d, copied) and self._host:
             yield together.tolist(), self._on_rows(together, np.arange(n))
             return
         turn = self._turn(n, d)

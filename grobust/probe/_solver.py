@@ -32,6 +32,8 @@ MAX_TRIALS = 25
 SAMPLE_PER_FEATURE = 4
 # Rows of which a copy on a device adds to the moments at a time.
 MOMENT_ROWS = 1 << 16
+# On the host at least so many, so that rows gathered from a store are never held whole.
+HOST_MOMENT_ROWS = 1024
 # Cost of reading a feature, in floating-point operations of a matrix product.
 READ_COST = 40
 # The quasi-Newton estimate of the distance from the minimum may be this much too small.
@@ -191,12 +193,19 @@ def _build(
         return shared_inverse(known, float(total), heads, l2, threads)
     rows = np.arange(0, n, stride)
     curvature = passes.curvature(stride) * (n / rows.size)
+    inverse = xp.astype(1 / design.scale, design.compute)
+    piece = max(HOST_MOMENT_ROWS, inverse.shape[0]) if isinstance(design.mean, np.ndarray) else MOMENT_ROWS
 
     def part(start: int, stop: int) -> tuple[Array, Array]:
-        weight = xp.asarray(curvature[start:stop], dtype=design.compute)
-        block = design.rows(int(rows[start]), int(rows[stop - 1]) + 1, stride)
-        scaled = block * xp.sqrt(weight)[:, None]
-        return weight @ block, scaled.T @ scaled
+        first, moments = xp.zeros_like(inverse), xp.zeros((inverse.shape[0],) * 2, dtype=inverse.dtype)
+        for lo in range(start, stop, piece):
+            hi = min(lo + piece, stop)
+            weight = xp.asarray(curvature[lo:hi], dtype=design.compute)
+            block = design.rows(int(rows[lo]), int(rows[hi - 1]) + 1, stride)
+            scaled = block * xp.sqrt(weight)[:, None]
+            first += weight @ block
+            moments += scaled.T @ scaled
+        return first, moments
 
     if isinstance(design.mean, np.ndarray):
         parts: Iterator[tuple[Array, Array]] = iter(threads.ranges(part, rows.size, -(-rows.size // threads.count)))
@@ -208,7 +217,6 @@ def _build(
         moments += other
     # The mean's part and the scales: exact enough in the dtype of the products, as this only preconditions.
     moments -= (first / float(curvature.sum()))[:, None] * first[None, :]
-    inverse = xp.astype(1 / design.scale, design.compute)
     moments *= inverse[:, None]
     moments *= inverse
     return shared_inverse(moments, float(curvature.sum()), heads, l2, threads)

@@ -22,8 +22,8 @@ from grobust.probe import _numba
 from grobust.probe._cuda import cuda
 from grobust.probe._cuda_train import DeviceTrainer
 from grobust.probe._design import Design, design
+from grobust.probe._evaluate import correct_by_group
 from grobust.probe._fit import HOST_BLOCK, Probe
-from grobust.probe._passes import multiply
 from grobust.probe._threads import Threads, threads
 from grobust.settings import SGD, Match, Optimizer, WeightNormalization
 
@@ -116,8 +116,9 @@ def train_heads(
 
     Parameters
     ----------
-    features : (n, d) float16, float32 or float64 rows of the training split, NumPy, a memory map or CuPy: on a GPU a
-        block per head goes through its minibatches
+    features : (n, d) float16, float32 or float64 rows of the training split: NumPy, a memory map, or a
+        `FeatureStore.view`, whose rows are gathered from the file and never loaded whole; or CuPy: on a GPU a block per
+        head goes through its minibatches
     labels : (n) integers 0 … k−1
     heads : K heads; their samples must be of these n rows
     n_classes : k ≥ 2
@@ -231,9 +232,13 @@ class _Host:
         threads: Threads,
     ) -> None:  # fmt: skip
         self._data, self._heads, self._settings, self._threads = data, heads, settings, threads
-        features = np.asarray(data.features)
+        features, self._numbers = _mapped(data.features)
         self._features = features.view(np.int16) if features.dtype == np.float16 else features
         self._labels = labels.astype(np.int32)
+        if self._numbers is not None:
+            # The loops read label and features by the same number: that of the row in the file.
+            self._labels = np.zeros(len(features), dtype=np.int32)
+            self._labels[self._numbers] = labels
         self._mean, self._inverse = data.mean.astype(np.float32), (1 / data.scale).astype(np.float32)
         self._w = _initial(heads, data, n_classes)
         self._first, self._second = np.zeros_like(self._w), np.zeros_like(self._w)
@@ -247,6 +252,7 @@ class _Host:
 
         def one(k: int) -> float:
             head, (rows, offsets, weights) = self._heads[k], batches[k]
+            rows = rows if self._numbers is None else self._numbers[rows]
             loss = _numba.minibatches(
                 self._features, rows, offsets, self._labels, weights, self._mean, self._inverse, self._w[k],
                 self._first[k], self._second[k], int(self._steps[k]), adam,
@@ -260,23 +266,7 @@ class _Host:
 
     def correct(self, part: Design, groups: Groups) -> NDArray[Any]:
         """(K, g) int64 rows predicted correctly."""
-        heads, columns, _ = self._w.shape
-        small, offset = part.fold(self._w.astype(np.float64))
-        flat = np.ascontiguousarray(small, dtype=np.float32).reshape(heads * columns, -1)
-        shift = offset.astype(np.float32)[:, :, None]
-        labels, ids = groups.labels.astype(np.int32), groups.ids.astype(np.int32)
-
-        def work(start: int, stop: int) -> NDArray[Any]:
-            correct = np.zeros((heads, groups.n_groups), dtype=np.int64)
-            for lo in range(start, stop, HOST_BLOCK):
-                hi = min(lo + HOST_BLOCK, stop)
-                logits = np.empty((heads * columns, hi - lo), dtype=np.float32)
-                multiply(flat, part.block(lo, hi), logits)
-                logits = logits.reshape(heads, columns, hi - lo) + shift
-                _numba.count_correct(logits, labels[lo:hi], ids[lo:hi], correct)
-            return correct
-
-        return np.asarray(np.sum(self._threads.ranges(work, len(groups), HOST_BLOCK), axis=0))
+        return correct_by_group(part, self._w, groups, self._threads)
 
     def probes(self) -> tuple[Probe, ...]:
         """The heads as they are, on raw features."""
@@ -307,6 +297,14 @@ def _initial(heads: Sequence[TrainHead], data: Design, n_classes: int) -> NDArra
     starts = [_start(head.start, data, n_classes) for head in heads]
     opposite = n_classes == 2 and all(np.array_equal(start[0], -start[1]) for start in starts)
     return np.ascontiguousarray(np.stack(starts).astype(np.float32)[:, 1 if opposite else 0 :])
+
+
+def _mapped(features: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """An array that rows can be gathered from, and the numbers of the rows in it if it has others too."""
+    if isinstance(features, np.ndarray):
+        return features, None
+    array, numbers = features.mapped()
+    return array, numbers
 
 
 def _start(start: Probe | None, data: Design, n_classes: int) -> NDArray[Any]:

@@ -11,8 +11,16 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-__all__ = ["GroupSpectrum", "MethodResult", "plot_eigenvalues", "plot_wga_by_method"]
+__all__ = [
+    "GroupSpectrum",
+    "MethodResult",
+    "TrajectoryPoint",
+    "plot_eigenvalues",
+    "plot_trajectories",
+    "plot_wga_by_method",
+]
 
 # The authors' colours (matplotlib's cycle).
 METHOD_COLORS = {"none": "C0", "subsetting": "C1", "upsampling": "C2", "mixture": "C3", "upweighting": "C4"}
@@ -47,6 +55,31 @@ class GroupSpectrum:
     eigenvalues: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class TrajectoryPoint:
+    """One head after one epoch: what it drew since the start, its loss, and accuracies as proportions.
+
+    Parameters
+    ----------
+    epoch : from 1
+    steps, rows : minibatches and rows drawn since the start
+    loss : mean of the epoch's minibatch losses; None where training diverged
+    wga, average : on the test split
+    val_wga : on the validation split; None without one
+    """
+
+    dataset: str
+    method: str
+    seed: int
+    epoch: int
+    steps: int
+    rows: int
+    loss: float | None
+    wga: float
+    average: float
+    val_wga: float | None
+
+
 def plot_wga_by_method(results: Sequence[MethodResult], stem: Path) -> tuple[Path, ...]:
     """Worst-group accuracy by balancing method, one panel per data set.
 
@@ -75,6 +108,31 @@ def plot_wga_by_method(results: Sequence[MethodResult], stem: Path) -> tuple[Pat
     axes[0].plot([], [], "k-", label="95% Wilson interval")
     axes[0].legend(frameon=False, fontsize=8, loc="upper right", ncols=3)
     return _write(figure, stem, [asdict(r) for r in results], [f.name for f in fields(MethodResult)])
+
+
+def plot_trajectories(points: Sequence[TrajectoryPoint], stem: Path) -> tuple[Path, ...]:
+    """Test worst-group accuracy over training: two panels per data set, against epochs and against steps.
+
+    Lines are means over seeds, bands plus and minus one standard deviation.
+
+    Returns
+    -------
+    The files written: PNG, SVG, CSV.
+    """
+    datasets = _in_order(p.dataset for p in points)
+    figure, axes = _panels(2 * len(datasets))
+    for i, dataset in enumerate(datasets):
+        panel = [p for p in points if p.dataset == dataset]
+        seeds = len({p.seed for p in panel})
+        for ax, unit in zip(axes[2 * i : 2 * i + 2], ("epoch", "steps"), strict=True):
+            for method in _in_order(p.method for p in panel):
+                _curve(ax, [p for p in panel if p.method == method], unit)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.set_xlabel("epoch" if unit == "epoch" else "steps (minibatches)")
+            ax.set_ylabel("test worst-group accuracy (%)")
+            ax.set_title(f"{dataset}: mean ± sd of n = {seeds} seed(s)", fontsize=9, loc="left")
+    axes[0].legend(frameon=False, fontsize=8)
+    return _write(figure, stem, [asdict(p) for p in points], [f.name for f in fields(TrajectoryPoint)])
 
 
 def plot_eigenvalues(spectra: Sequence[GroupSpectrum], stem: Path) -> tuple[Path, ...]:
@@ -114,6 +172,18 @@ def _method_bar(ax: Axes, x: int, runs: Sequence[MethodResult]) -> None:
     ax.plot(x + np.linspace(-0.1, 0.1, wga.size) * (wga.size > 1), wga, "k.", ms=5)
     ax.plot(x, 100 * np.mean([r.average for r in runs]), "kD", mfc="none", ms=6)
     ax.annotate(f"{wga.mean():.1f}", (x - 0.3, 2), fontsize=8, color="w")
+
+
+def _curve(ax: Axes, points: Sequence[TrajectoryPoint], unit: str) -> None:
+    """One method: mean and band over seeds after each epoch, at the seeds' mean of the unit."""
+    epochs = sorted({p.epoch for p in points})
+    at = [[p for p in points if p.epoch == epoch] for epoch in epochs]
+    x = [np.mean([getattr(p, unit) for p in each]) for each in at]
+    mean = np.array([100 * np.mean([p.wga for p in each]) for each in at])
+    spread = np.array([100 * np.std([p.wga for p in each]) for each in at])
+    color = METHOD_COLORS.get(points[0].method, "C7")
+    ax.plot(x, mean, color=color, label=points[0].method, marker="o" if len(epochs) == 1 else None)
+    ax.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.2, lw=0)
 
 
 def _in_order(values: Any) -> list[Any]:

@@ -1,20 +1,22 @@
 """run_probe and run_spectrum on a store: what was chosen, on what, and what was recorded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_plan, write_store_of
+from helpers import gaussian_store, make_plan, write_store_of
 
-from grobust.data.synthetic import gaussian_groups
-from grobust.errors import ConfigError, DataError, DeviceError
-from grobust.experiments.config import ProbeConfig, SpectrumConfig
+from grobust.errors import ConfigError, DataError, DeviceError, GroupError
+from grobust.experiments.config import ProbeConfig, SpectrumConfig, TrajectoryConfig
 from grobust.experiments.probe import run_probe
 from grobust.experiments.records import read_records
 from grobust.experiments.spectrum import run_spectrum
+from grobust.experiments.trajectory import run_trajectories
 from grobust.features.parts import PartsWriter, StorePlan
 from grobust.features.store import FeatureStore
-from grobust.groups import Split
+from grobust.groups import Groups, Split
+from grobust.heads import load_heads
 from grobust.metrics import group_metrics
 from grobust.probe import fit_probe
 from grobust.settings import BalanceBy, BalanceMethod, SelectBy
@@ -25,17 +27,6 @@ METHODS = tuple(BalanceMethod)
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return gaussian_store(tmp_path / "f.h5")
-
-
-def gaussian_store(path: Path, shares: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> Path:
-    data = gaussian_groups((500, 40, 30, 160), 8, seed=3, core=1.5)
-    n = len(data.groups)
-    split = np.random.default_rng(0).choice(3, size=n, p=shares).astype(np.int8)
-    provenance = make_plan().provenance
-    plan = StorePlan(provenance, data.groups, split, tuple(f"r{i}" for i in range(n)), 8)
-    with PartsWriter(path, plan) as writer:
-        writer.write(np.arange(n), data.features)
-        return writer.finish()
 
 
 def test_the_l2_chosen_is_the_best_on_validation(store: Path) -> None:
@@ -49,7 +40,7 @@ def test_the_l2_chosen_is_the_best_on_validation(store: Path) -> None:
     for l2 in config.l2:
         fit = fit_probe(x, train.labels, n_classes=2, l2=l2)
         scores.append(group_metrics(fit.probe.predict(x_val), val).wga.value)
-    assert list(run.scores.values()) == pytest.approx(scores)
+    assert [c.score for c in run.candidates] == pytest.approx(scores)
     assert run.l2 == config.l2[int(np.argmax(scores))]
 
 
@@ -101,7 +92,7 @@ def test_test_rows_never_change_what_is_chosen(store: Path, tmp_path: Path) -> N
             writer.finish()
     first = run_probe(ProbeConfig(store=store, balance=METHODS))
     second = run_probe(ProbeConfig(store=tmp_path / "g.h5", balance=METHODS))
-    assert [(r.l2, r.scores) for r in first.runs] == [(r.l2, r.scores) for r in second.runs]
+    assert [(r.l2, r.candidates) for r in first.runs] == [(r.l2, r.candidates) for r in second.runs]
     assert first.runs[0].test.wga.value != second.runs[0].test.wga.value
 
 
@@ -109,11 +100,40 @@ def test_missing_splits_are_said(tmp_path: Path) -> None:
     no_val = gaussian_store(tmp_path / "a.h5", (0.8, 0.0, 0.2))
     with pytest.raises(DataError, match="no validation rows"):
         run_probe(ProbeConfig(store=no_val))
-    assert run_probe(ProbeConfig(store=no_val, l2=(1e-2,))).runs[0].scores == {}
+    assert run_probe(ProbeConfig(store=no_val, l2=(1e-2,))).runs[0].candidates[0].score is None
     with pytest.raises(DataError, match="no test rows"):
         run_probe(ProbeConfig(store=gaussian_store(tmp_path / "b.h5", (0.8, 0.2, 0.0))))
     with pytest.raises(DataError, match="no training rows"):
         run_probe(ProbeConfig(store=gaussian_store(tmp_path / "c.h5", (0.0, 0.5, 0.5))))
+
+
+def test_classes_that_are_missing_are_said(tmp_path: Path) -> None:
+    n = 90
+    split = np.arange(n) % 3
+    for path, labels, names, error, text in (
+        (tmp_path / "one.h5", np.zeros(n, dtype=int), ("a",), DataError, r"one class \(a\)"),
+        (tmp_path / "none.h5", np.where(split == 0, 0, 1), ("a", "b"), GroupError, "without training rows: b"),
+    ):
+        groups = Groups.from_arrays(labels, np.arange(n) % 2, class_names=names)
+        plan = replace(make_plan(n), groups=groups, split=split.astype(np.int8))
+        store = write_store_of(path, plan)
+        with pytest.raises(error, match=text):
+            run_probe(ProbeConfig(store=store))
+        with pytest.raises(error, match=text):
+            run_trajectories(TrajectoryConfig(store=store))
+
+
+def test_heads_are_saved_as_they_were_evaluated(store: Path, tmp_path: Path) -> None:
+    config = ProbeConfig(store=store, balance=METHODS, seeds=(1, 2), save=tmp_path / "h.safetensors")
+    seen: list[tuple[int, int]] = []
+    report = run_probe(config, on_progress=lambda *at: seen.append(at))
+    assert seen[-1][0] == seen[-1][1] == len({id(run.fit) for run in report.runs}) * len(config.l2)
+    heads = load_heads(tmp_path / "h.safetensors")
+    assert heads.provenance == report.provenance
+    assert heads.infos[-1].ratio == 2.0
+    for i, run in enumerate(report.runs):
+        np.testing.assert_array_equal(heads.weight[i], run.fit.probe.weight)
+        assert (heads.infos[i].status, heads.infos[i].objective) == ("converged", run.fit.objective)
 
 
 def test_spectra_of_the_rows_a_method_keeps(store: Path) -> None:

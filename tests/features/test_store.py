@@ -4,6 +4,8 @@ import multiprocessing
 import pickle
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from grobust.errors import (
     DataError,
+    ShapeError,
     StoreCorruptError,
     StoreError,
     StoreIncompleteError,
@@ -244,3 +247,61 @@ def test_archive_of_version_1() -> None:
     store.verify()
     np.testing.assert_array_equal(store.read(), features_of(make_plan()))
     assert store.sample_ids[3] == "item/3é"
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_view_is_the_split_without_reading_it(tmp_path: Path, dtype: str, together: bool) -> None:
+    plan = make_plan(60, dtype=dtype)
+    if together:
+        plan = replace(plan, split=np.sort(plan.split))
+    expected = features_of(plan).astype(dtype)
+    with FeatureStore(write_store_of(tmp_path / "f.h5", plan)) as store:
+        for split in Split:
+            rows = np.flatnonzero(plan.split == split)
+            view = store.view(split)
+            assert (view.shape, view.ndim, view.dtype, len(view)) == ((rows.size, 5), 2, dtype, rows.size)
+            for key in (slice(None), slice(3, 9), slice(2, None, 4), slice(4, 4), slice(0, 1), slice(None, None, -1)):
+                np.testing.assert_array_equal(view[key], expected[rows][key])
+                np.testing.assert_array_equal(view[key, :], expected[rows][key])
+            for numbers in ([5, 0, 5], [], np.array([1, 2])):
+                got = view[numbers]
+                assert got.dtype == dtype
+                np.testing.assert_array_equal(got, expected[rows[np.asarray(numbers, dtype=int)]])
+            np.testing.assert_array_equal(np.asarray(view), expected[rows])
+            assert np.shares_memory(view[1:4], store.read()) == together
+            assert not view[1:4].flags.writeable or not together
+            whole, numbers = view.mapped()
+            np.testing.assert_array_equal(whole[numbers], expected[rows])
+            assert np.shares_memory(whole, store.read())
+            for key in ([len(view)], [-1], [0.5], (slice(None), 2), (slice(None), slice(0, 2)), 3):
+                with pytest.raises(ShapeError):
+                    view[key]
+    with pytest.raises(StoreError, match="is closed"):
+        view[:2]
+
+
+def test_a_view_without_rows(tmp_path: Path) -> None:
+    plan = replace(make_plan(), split=np.zeros(30, dtype=np.int8))
+    with FeatureStore(write_store_of(tmp_path / "f.h5", plan)) as store:
+        view = store.view(Split.TEST)
+        assert view.shape == view[:].shape == view[3:9, :].shape == (0, 5)
+        assert view.mapped()[1].size == 0
+
+
+def test_threads_that_read_a_damaged_view_all_see_the_damage(tmp_path: Path) -> None:
+    """Blocks of 4 MiB, so several of them; one byte is flipped in the second."""
+    n, dim = 3000, 1024
+    plan = replace(make_plan(n, dim), split=np.zeros(n, dtype=np.int8))
+    path = write_store_of(tmp_path / "f.h5", plan)
+    content = bytearray(path.read_bytes())
+    content[feature_offset(path) + 1500 * dim * 4] ^= 1
+    path.write_bytes(content)
+    with FeatureStore(path) as store, ThreadPoolExecutor(4) as pool:
+        view = store.view(Split.TRAIN)
+        sound = list(pool.map(lambda start: view[start : start + 10].shape, [0, 200, 2100, 2900]))
+        assert sound == [(10, dim)] * 4
+        tries = [pool.submit(view.__getitem__, slice(start, start + 10)) for start in (1024, 1400, 1500, 2000)]
+        assert all(isinstance(t.exception(), StoreCorruptError) for t in tries)
+        with pytest.raises(StoreCorruptError):
+            view.mapped()

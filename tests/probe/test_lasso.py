@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from grobust.arrays import to_numpy
-from grobust.probe import LBFGS, FitStatus, Head, _lasso, _numba_l1, fit_probe, fit_probes
+from grobust.probe import LBFGS, FitStatus, Head, _lasso, _numba_l1, fit_probe, fit_probes, largest_l1
 
 
 def one_column(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -193,3 +193,22 @@ def test_classes_that_take_turns_reach_the_same_minimum(monkeypatch: pytest.Monk
         assert other.status is FitStatus.CONVERGED
         assert other.n_iter > one.n_iter
         assert one.objective == pytest.approx(other.objective, rel=2e-6)
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(300, 25, 2), (1500, 20, 3), (70, 120, 2)])
+def test_the_largest_strength_is_where_the_first_weight_appears(n: int, d: int, k: int) -> None:
+    x, y = problem(n, d, k)
+    weights = [None, row_weights("class", y), row_weights("subset", y)]
+    largest = largest_l1(x, y, weights, n_classes=k)
+    elsewhere = pytest.importorskip("array_api_strict").asarray(x)
+    np.testing.assert_allclose(largest_l1(elsewhere, y, weights, n_classes=k), largest, rtol=1e-5)
+    xs = standardized(x)
+    for weighting, found in zip(weights, largest, strict=True):
+        w = np.ones(n) if weighting is None else weighting
+        w = w / w.sum()
+        shares = np.bincount(y, weights=w, minlength=k)
+        residual = w[:, None] * (shares - (y[:, None] == np.arange(k)))
+        assert found == pytest.approx(np.abs(residual.T @ xs).max(), rel=1e-5)
+        above, below = (fit_probe(x, y, n_classes=k, weights=weighting, l1=s * found, l2=0.0) for s in (1.01, 0.95))
+        assert not above.probe.weight.any()
+        assert below.probe.weight.any()

@@ -4,9 +4,19 @@ import csv
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
-from grobust.report.figures import GroupSpectrum, MethodResult, plot_eigenvalues, plot_wga_by_method
+from grobust.report.figures import (
+    GroupSpectrum,
+    MethodResult,
+    TrajectoryPoint,
+    _curve,
+    plot_eigenvalues,
+    plot_trajectories,
+    plot_wga_by_method,
+)
 
 RESULTS = [
     MethodResult(data, method, seed, 0.1 * seed + 0.2, 0.1, 0.9, "b / q", 12, 0.8)
@@ -48,3 +58,30 @@ def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
     second = plot_wga_by_method(RESULTS, tmp_path / "2" / "wga")
     for a, b in zip(first, second, strict=True):
         assert a.read_bytes() == b.read_bytes()
+
+
+def test_trajectories(tmp_path: Path) -> None:
+    points = [
+        TrajectoryPoint("toy", method, seed, epoch, epoch * (10 if method == "none" else 4), epoch * 100,
+                        None if epoch == 3 else 0.5, 0.1 * epoch + 0.02 * seed, 0.9, 0.4)
+        for method in ("none", "subsetting")
+        for seed in (0, 1)
+        for epoch in (1, 2, 3)
+    ]  # fmt: skip
+    rows = check_files(plot_trajectories(points, tmp_path / "trajectories"))
+    assert [(r["method"], int(r["seed"]), int(r["epoch"]), int(r["steps"]), float(r["wga"])) for r in rows] == [
+        (p.method, p.seed, p.epoch, p.steps, p.wga) for p in points
+    ]
+    assert [r["loss"] for r in rows[:3]] == ["0.5", "0.5", ""]
+
+
+def test_a_curve_is_the_mean_over_seeds_at_the_steps_taken() -> None:
+    points = [TrajectoryPoint("toy", "mixture", s, e, 7 * e, 9, 0.5, w, 0.9, None)
+              for s, curve in enumerate(((0.2, 0.4), (0.4, 0.8))) for e, w in enumerate(curve, start=1)]  # fmt: skip
+    ax = Figure().subplots()
+    _curve(ax, points, "steps")
+    (line,) = ax.get_lines()
+    np.testing.assert_allclose(line.get_xdata(), [7, 14])
+    np.testing.assert_allclose(line.get_ydata(), [30, 60])
+    (band,) = ax.collections
+    np.testing.assert_allclose(sorted(set(band.get_paths()[0].vertices[:, 1].round(6))), [20, 40, 80])
