@@ -50,6 +50,12 @@ class Design:
         xp = array_namespace(self.mean)
         return replace(self, compute=xp.float64, shift=self.mean)
 
+    def as_stored(self) -> "Design":
+        """The features without standardization: for minibatches a shift of the features is another path of training."""
+        xp = array_namespace(self.mean)
+        shift = None if self.shift is None else xp.zeros_like(self.shift)
+        return replace(self, mean=xp.zeros_like(self.mean), scale=xp.ones_like(self.scale), shift=shift)
+
     @property
     def rest(self) -> Array:
         """(d) float64 mean of the blocks as `block` gives them."""

@@ -138,6 +138,8 @@ def train_heads(
     _check(features, labels, heads, n_classes, evaluate)
     with threads() as pool:
         data = design(features, standardize=standardize, threads=pool, block_rows=HOST_BLOCK, small=0)
+        if not standardize:
+            data = data.as_stored()
         splits = {name: (replace(data, features=rows), groups) for name, (rows, groups) in evaluate.items()}
         backend = _backend(data, to_numpy(labels), heads, n_classes, settings, pool)
         draws = [_Draws(head.sample, settings.batch_size) for head in heads]

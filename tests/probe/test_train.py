@@ -24,8 +24,8 @@ def problem(k: int, *, n: int = 300, d: int = 9, seed: int = 0) -> tuple[np.ndar
 
 
 def torch_loop(x: np.ndarray, groups: Groups, head: TrainHead, settings: SGD, k: int) -> tuple[nn.Linear, list[float]]:
-    """Minibatch training as anybody would write it, on standardized features."""
-    features, labels = torch.tensor(standardized(x), dtype=torch.float32), torch.tensor(groups.labels)
+    """Minibatch training as anybody would write it."""
+    features, labels = torch.tensor(x, dtype=torch.float32), torch.tensor(groups.labels)
     linear = nn.Linear(x.shape[1], k)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -81,7 +81,7 @@ def test_equals_a_torch_loop(
     settings = SGD(epochs=3, batch_size=32, optimizer=optimizer, momentum=0.9, schedule=schedule, match=match)
     head = TrainHead(sample, learning_rate=0.02, weight_decay=0.01)
     found = train_heads(x, groups.labels, [head], n_classes=k, evaluate={"train": (x, groups)}, settings=settings)
-    linear, losses = torch_loop(x, groups, head, settings, k)
+    linear, losses = torch_loop(standardized(x), groups, head, settings, k)
     scale, mean = x.astype(np.float64).std(axis=0), x.astype(np.float64).mean(axis=0)
     (probe,) = found.probes
     np.testing.assert_allclose(probe.weight * scale, linear.weight.detach().numpy(), atol=1e-5)
@@ -91,6 +91,21 @@ def test_equals_a_torch_loop(
     assert found.metrics("train", -1, 0).as_dict() == expected.as_dict()
     assert found.wga("train")[-1, 0] == expected.wga.value
     assert found.average("train")[-1, 0] == expected.average.value
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_without_standardization_features_are_as_they_are(dtype: type) -> None:
+    """Not even centred: for minibatches that would be another path of training."""
+    x, groups = problem(3)
+    x = (x - 3).astype(dtype)
+    head = TrainHead(make_balancer(BalanceMethod.UPSAMPLING).sample(groups, seed=4))
+    settings = SGD(epochs=3)
+    evaluate = {"train": (x, groups)}
+    found = train_heads(x, groups.labels, [head], n_classes=3, evaluate=evaluate, settings=settings, standardize=False)
+    linear, _ = torch_loop(x, groups, head, settings, 3)
+    np.testing.assert_allclose(found.probes[0].weight, linear.weight.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.probes[0].bias, linear.bias.detach().numpy(), atol=1e-5)
+    assert found.metrics("train", -1, 0).as_dict() == group_metrics(found.probes[0].predict(x), groups).as_dict()
 
 
 def test_heads_together_equal_heads_alone() -> None:
