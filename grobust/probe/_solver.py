@@ -28,8 +28,13 @@ __all__ = ["Solution", "solve"]
 # Sufficient decrease and curvature of the line search (Nocedal & Wright, chapter 3).
 DECREASE, CURVATURE = 1e-4, 0.9
 MAX_TRIALS = 25
-# Rows per feature that suffice for the preconditioner's second moments.
-SAMPLE_PER_FEATURE = 4
+# The preconditioner's second moments are of so many rows per feature at least, and of as many as cost so many passes.
+SAMPLE_PER_FEATURE, MOMENT_PASSES = 4, 1.5
+# One that costs so few passes is bought at once; else when the passes still to come, by the rate so far, will cost more
+# than it and so many with it.
+CHEAP, PASSES_WITH = 4, 8
+# Iterations after which a rate is seen.
+SEEN = 6
 # Rows of which a copy on a device adds to the moments at a time.
 MOMENT_ROWS = 1 << 16
 # On the host at least so many, so that rows gathered from a store are never held whole.
@@ -134,15 +139,25 @@ def solve(
     precondition: Preconditioner | None = None
     columns = start.shape[1]
     n, d = design.features.shape
-    spent = n * d * (4.0 * columns * n_heads + READ_COST)
-    since = 0
-    rows_wanted = int(np.clip(n * (4 * columns * n_heads + READ_COST) / d, SAMPLE_PER_FEATURE * d, n))
+    one_pass = n * d * (4.0 * columns * n_heads + READ_COST)
+    spent, since = one_pass, 0
+    rows_wanted = int(np.clip(MOMENT_PASSES * one_pass / d**2, SAMPLE_PER_FEATURE * d, n))
     rounding = ROUNDING_FLOAT64 if design.compute == xp.float64 else ROUNDING_FLOAT32
-    price = _price(n, d, references(l2)[0].size)
+    # Second moments of some rows, and a factor per reference strength.
+    price = float(rows_wanted * d * d + references(l2)[0].size * d**3 / 2)
     moved = np.ones(n_heads, dtype=bool)
+    at_first = _gap(start_norm, l2) / state.f
     for iteration in range(settings.max_iter + 1):
-        stale = since >= REFRESH_AFTER and spent >= 2 * price * rows_wanted / min(n, SAMPLE_PER_FEATURE * d)
-        if spent >= price if precondition is None else stale:
+        if precondition is None:
+            wanted = (
+                price <= CHEAP * one_pass
+                or spent >= price
+                or price + PASSES_WITH * one_pass
+                < one_pass * _to_come(state, at_first[state.heads], settings.rtol, iteration)
+            )
+        else:
+            wanted = since >= REFRESH_AFTER and spent >= 2 * price
+        if wanted:
             precondition = _build(design, passes, state.heads, l2[state.heads], rows_wanted, threads)
             spent, since = 0.0, 0
             state.history = []
@@ -172,13 +187,19 @@ def solve(
             direction, slope = xp.take(direction, xp.asarray(left), axis=0), slope[left]
         moved = _step(state, passes, direction, slope, settings.memory, precondition, rounding)
         since += 1
-        spent += n * d * (4.0 * columns * state.heads.size + READ_COST)
+        one_pass = n * d * (4.0 * columns * state.heads.size + READ_COST)
+        spent += one_pass
     return result
 
 
-def _price(n: int, d: int, references_used: int) -> float:
-    """Operations of the preconditioner: second moments of some rows, and a factor per reference strength."""
-    return float(min(n, SAMPLE_PER_FEATURE * d) * d * d + references_used * d**3 / 2)
+def _to_come(state: _State, at_first: NDArray[Any], rtol: float, iteration: int) -> float:
+    """Mean iterations that the heads still need if their gaps go on falling at the rate so far; 0 before it shows."""
+    gap = _gap(_host_norm(state.g), state.l2) / state.f
+    seen = np.isfinite(gap) & (gap > 0) & (at_first > 0)
+    if iteration < SEEN or not seen.any():
+        return 0.0
+    rate = np.maximum(np.log(at_first[seen] / gap[seen]) / iteration, 1e-3)
+    return float(np.maximum(np.log(gap[seen] / rtol) / rate, 0).mean())
 
 
 def _build(

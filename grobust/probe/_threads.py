@@ -21,23 +21,18 @@ T = TypeVar("T")
 class Threads:
     """A pool for the length of a solve. Results come in the order of the work, so sums do not depend on luck."""
 
-    def __init__(self, pool: ThreadPoolExecutor, count: int, blas: ThreadpoolController) -> None:
-        self.count, self._blas = count, blas
-        self._pool = pool
+    def __init__(self, pool: ThreadPoolExecutor, count: int) -> None:
+        self.count, self._pool = count, pool
 
     def map(self, work: Callable[[S], T], items: Sequence[S]) -> list[T]:
-        """``[work(item) for item in items]``, side by side; a single item has BLAS's threads to itself."""
-        if len(items) == 1:
-            with self._blas.limit(limits=self.count):
-                return [work(items[0])]
-        return list(self._pool.map(work, items))
+        """``[work(item) for item in items]``, side by side."""
+        return list(self.each(work, items))
 
     def each(self, work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
         """The same, one result at a time as soon as it and those before it are there."""
-        if len(items) == 1:
-            yield from self.map(work, items)
-        else:
-            yield from self._pool.map(work, items)
+        # A single item stays here, with BLAS at one thread too: on a busy machine its threads wait for each other
+        # longer than they save.
+        return map(work, items) if len(items) == 1 else self._pool.map(work, items)
 
     def ranges(self, work: Callable[[int, int], T], n: int, block_rows: int) -> list[T]:
         """Call ``work(start, stop)`` on stretches of whole blocks that together are the rows 0 … n."""
@@ -56,4 +51,4 @@ def threads() -> Iterator[Threads]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min([cores, *(library["num_threads"] for library in blas.info())])
     with blas.limit(limits=1), ThreadPoolExecutor(count) as pool:
-        yield Threads(pool, count, blas)
+        yield Threads(pool, count)
