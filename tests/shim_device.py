@@ -45,7 +45,7 @@ def parameters(kernel: str) -> int:
     """Parameters of a kernel, counted in its source."""
     (name,) = (name for name, kernels in KERNELS.items() if kernel in kernels)
     text = re.sub(r"//.*", "", (files("grobust.probe") / "cuda" / f"{name}.cu").read_text())
-    found = re.search(rf"__global__ void {kernel}\((.*?)\)\s*{{", text, re.DOTALL)
+    found = re.search(rf"__global__ void (?:__launch_bounds__\(.*?\) )?{kernel}\((.*?)\)\s*{{", text, re.DOTALL)
     assert found is not None
     return found.group(1).count(",") + 1
 

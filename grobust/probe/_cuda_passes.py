@@ -198,7 +198,7 @@ class CudaPasses:
 
 def _tile(columns: int) -> tuple[int, int, int]:
     """Rows of a block's tile, threads per row, and threads per column that add up its residuals."""
-    rows, lanes = (256, 1) if columns <= 8 else (128, 2) if columns <= 32 else (32, 8) if columns <= 256 else (16, 16)
+    rows, lanes = (256, 1) if columns <= 8 else (128, 2) if columns <= 32 else (32, 8) if columns <= 256 else (16, 32)
     segments = 1
     while segments < rows and 2 * segments * columns <= rows * lanes:
         segments *= 2

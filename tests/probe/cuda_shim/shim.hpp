@@ -16,6 +16,7 @@
 
 #define __global__
 #define __device__
+#define __launch_bounds__(...)
 #define __shared__ static
 #define MINUS_INFINITY (-INFINITY)
 #define SHARED_ROOM(name) unsigned char* name = shim::room
