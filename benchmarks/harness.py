@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -76,13 +76,28 @@ def environment(device: str) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(), "device": device,
+        "python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(),
+        "device": device_name(device),
         "versions": versions,
     }  # fmt: skip
 
 
-def report(benchmark: str, rows: list[Row], args: argparse.Namespace) -> None:
-    """Print a table, and write JSON where asked."""
+def device_name(device: str) -> str:
+    """The name of the GPU, or ``cpu``."""
+    if device == "cpu":
+        return "cpu"
+    import cupy
+
+    return str(cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["name"].decode())
+
+
+def report(
+    benchmark: str, rows: list[Row], args: argparse.Namespace, *, skipped: Mapping[str, str] | None = None
+) -> None:
+    """Print a table, and write JSON where asked. `skipped` are rows that did not run, each with the reason: they have
+    no number."""
+    for name, reason in (skipped or {}).items():
+        print(f"{benchmark:10} {name:42} skipped: {reason}")
     for row in rows:
         print(
             f"{benchmark:10} {row.name:42} ours {row.ours_seconds:9.4f} s  {row.peer:34} {row.peer_seconds:9.4f} s  "
@@ -91,7 +106,7 @@ def report(benchmark: str, rows: list[Row], args: argparse.Namespace) -> None:
     if args.json is not None:
         content = {
             "benchmark": benchmark, "size": args.size, "environment": environment(args.device),
-            "rows": [asdict(row) for row in rows],
+            "rows": [asdict(row) for row in rows], "skipped": dict(skipped or {}),
         }  # fmt: skip
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(content, indent=1) + "\n")

@@ -30,6 +30,8 @@ def main() -> int:
     for result in results:
         for row in result["rows"]:
             print(f"{result['benchmark']:10} {row['name']:48} {row['peer']:36} {row['ratio']:6.2f}")
+        for name, reason in result["skipped"].items():
+            print(f"{result['benchmark']:10} {name:48} skipped: {reason}")
     for name in failed:
         print(f"{name:10} FAILED: no number")
     return 1 if failed else 0

@@ -45,7 +45,7 @@ def parameters(kernel: str) -> int:
     """Parameters of a kernel, counted in its source."""
     (name,) = (name for name, kernels in KERNELS.items() if kernel in kernels)
     text = re.sub(r"//.*", "", (files("grobust.probe") / "cuda" / f"{name}.cu").read_text())
-    found = re.search(rf"__global__ void {kernel}\((.*?)\)\s*{{", text, re.DOTALL)
+    found = re.search(rf"__global__ void (?:__launch_bounds__\(.*?\) )?{kernel}\((.*?)\)\s*{{", text, re.DOTALL)
     assert found is not None
     return found.group(1).count(",") + 1
 
@@ -95,9 +95,19 @@ class ShimDevice:
             c[...] = np.float32(p.alpha) * value + (np.float32(p.beta) * c if p.beta else 0)
 
     def inverses(self, matrices: np.ndarray, shifts: Sequence[float], ridge: float, tries: int) -> np.ndarray:
-        d = matrices.shape[0]
-        wide = matrices.astype(np.float64)
-        return np.stack([np.linalg.inv(wide + (shift + ridge) * np.eye(d)) for shift in shifts]).astype(np.float32)
+        identity = np.eye(matrices.shape[0], dtype=np.float32)
+        found = []
+        for shift in shifts:
+            for power in range(tries):
+                matrix = matrices + np.float32(shift + ridge * 10.0**power) * identity
+                try:
+                    factor = np.linalg.cholesky(matrix)
+                except np.linalg.LinAlgError:
+                    continue
+                found.append(np.linalg.solve(factor.T, np.linalg.solve(factor, identity)))
+                break
+        assert len(found) == len(shifts)
+        return np.stack(found)
 
 
 def columns_of(array: np.ndarray, start: int, leading: int, shape: tuple[int, int]) -> np.ndarray:

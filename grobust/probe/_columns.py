@@ -13,7 +13,7 @@ from grobust.probe._design import Design
 from grobust.probe._device import NULL, Device, backward, chunk_rows, forward
 from grobust.typing import Array
 
-__all__ = ["Folded", "Fresh", "Operand", "padded"]
+__all__ = ["MOST_ROW_BLOCKS", "Folded", "Fresh", "Operand", "padded"]
 
 # Rows of work arrays begin at multiples of so many elements, as tensor cores want.
 PITCH = 64
@@ -21,7 +21,8 @@ THREADS = 256
 # A second product over the features costs less than reading a second column of logits when there are so many columns
 # per feature.
 COLUMNS_PER_FEATURE = 0.25
-MOST_BLOCKS_Y = 65_535
+# Blocks of rows of a kernel that copies: each takes several rows.
+MOST_ROW_BLOCKS = 4096
 
 
 def padded(rows: int) -> int:
@@ -85,7 +86,7 @@ class Operand:
         rows, half, pitch = self._raw(rows)
         b, d = rows.shape
         out = xp.empty((b, d), dtype=np.float32)
-        grid = (-(-d // THREADS), min(b, MOST_BLOCKS_Y))
+        grid = (-(-d // THREADS), min(b, MOST_ROW_BLOCKS))
         self._device.launch(
             "centred", grid, (THREADS,), (rows, half, pitch, np.int64(b), np.int32(d), self._shift, out)
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grobust.probe._columns import Fresh, Operand, padded
+from grobust.probe._columns import MOST_ROW_BLOCKS, Fresh, Operand, padded
 from grobust.probe._cuda_moments import column_moments, reduce
 from grobust.probe._design import Design
 from grobust.probe._device import NULL, Device, square
@@ -123,7 +123,7 @@ class CudaPasses:
             first += column_moments(self._device, block, None, part)[0]
             scaled = xp.empty_like(block)
             self._device.launch(
-                "root_weighted", (-(-d // THREADS), min(block.shape[0], 65_535)), (THREADS,),
+                "root_weighted", (-(-d // THREADS), min(block.shape[0], MOST_ROW_BLOCKS)), (THREADS,),
                 (block, np.int32(block.dtype == np.float16), np.int64(d), np.int64(block.shape[0]), np.int32(d), part,
                  grow, scaled),
             )  # fmt: skip
@@ -198,7 +198,7 @@ class CudaPasses:
 
 def _tile(columns: int) -> tuple[int, int, int]:
     """Rows of a block's tile, threads per row, and threads per column that add up its residuals."""
-    rows, lanes = (256, 1) if columns <= 8 else (128, 2) if columns <= 32 else (32, 8) if columns <= 256 else (16, 16)
+    rows, lanes = (256, 1) if columns <= 8 else (128, 2) if columns <= 32 else (32, 8) if columns <= 256 else (16, 32)
     segments = 1
     while segments < rows and 2 * segments * columns <= rows * lanes:
         segments *= 2

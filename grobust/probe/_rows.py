@@ -13,6 +13,9 @@ from grobust.typing import Array
 
 __all__ = ["Rows"]
 
+# Rows of a device's block that are float64 at a time.
+PIECE = 8192
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -35,12 +38,12 @@ class Rows:
     dtype: Any
 
     def gradient(self, residual: NDArray[Any]) -> NDArray[Any]:
-        """(c, d) float64 products of residuals (c, n) with the features, summed in float64 on the host."""
+        """(c, d) float64 products of residuals (c, n) with the features, summed in float64."""
         total = np.zeros((residual.shape[0], self.n_features))
         for start, block in self._placed():
             part = residual[:, start : start + block.shape[0]]
             if not isinstance(block, np.ndarray):
-                total += to_numpy(array_namespace(block).asarray(part, dtype=block.dtype) @ block)
+                total += _on_device(block, part)
             elif block.T.flags.c_contiguous:
                 _numba.dots(block.T, part, total)
             else:
@@ -57,6 +60,17 @@ class Rows:
         for block in self.blocks():
             yield start, block
             start += block.shape[0]
+
+
+def _on_device(block: Array, residual: NDArray[Any]) -> NDArray[Any]:
+    """(c, d) products of residuals (c, b) with a device's block, widened a piece at a time."""
+    xp = array_namespace(block)
+    total = xp.zeros((residual.shape[0], block.shape[1]), dtype=xp.float64)
+    there = xp.asarray(residual, dtype=xp.float64)
+    for lo in range(0, block.shape[0], PIECE):
+        hi = min(lo + PIECE, block.shape[0])
+        total += there[:, lo:hi] @ xp.astype(block[lo:hi, :], xp.float64)
+    return to_numpy(total)
 
 
 def _columns(block: Array, features: NDArray[Any]) -> NDArray[Any]:

@@ -21,6 +21,10 @@ __device__ inline half_bits float_to_half(float value) {
 }
 #endif
 
+// Arrays that no other argument overlaps: loads need not wait for stores.
+#define READ(type) const type* __restrict__
+#define WRITE(type) type* __restrict__
+
 // A float32 v is split into two float16: high = half(v), low = half((v - high) * LOW). Together they keep 22 bits.
 #define LOW 2048.0f
 

@@ -1,7 +1,7 @@
 // The small vectors of L-BFGS: (K, size) float64, a block per head.
 
-// out (K) = sum over a head's columns (c) and the first `width` entries of a * b. Entries stand side by side; columns and
-// heads at the pitches given.
+// out (K) = sum over a head's columns (c) and the first `width` entries of a * b. Entries stand side by side; columns
+// and heads at the pitches given.
 extern "C" __global__ void dots(
     const double* a, long long a_head, long long a_column, const double* b, long long b_head, long long b_column,
     int columns, int width, double* out
@@ -68,8 +68,8 @@ extern "C" __global__ void two_loop(
     }
 }
 
-// out (K, d + 1 per column): products (K * c, R * d) float32 of gradients with R inverses side by side, each head's with
-// its own (nearest); the intercepts' part is gradient / bias. grid (columns).
+// out (K, d + 1 per column): products (K * c, R * d) float32 of gradients with R inverses side by side, each head's
+// with its own (nearest); the intercepts' part is gradient / bias. grid (columns).
 extern "C" __global__ void choose_product(
     const float* products, const double* gradient, const int* nearest, int references, int d, int columns, double bias,
     double* out

@@ -1,8 +1,8 @@
 // The element-wise stage between the two products of a pass, for K heads: logits, losses, slopes, residuals.
 //
 // z and dz are (slots, c, ld) float32: the logits of each head and of its direction. Products come as (K, c, ldb), rows
-// of the block side by side. Losses, slopes and sums of residuals are added up in float64: each block writes its part to
-// partials (outputs, blocks), and `reduce` adds the parts in a fixed order, so that a result does not depend on luck.
+// of the block side by side. Losses, slopes and sums of residuals are added up in float64: each block writes its part
+// to partials (outputs, blocks), and `reduce` adds the parts in a fixed order: a result does not depend on luck.
 
 struct Weights {
     const unsigned char* codes;  // (coded, n), here from the block's first row on
@@ -47,14 +47,14 @@ __device__ inline void write_residual(
 
 // One column per head (two classes). grid (blocks, K), any whole number of warps per block.
 extern "C" __global__ void stage_sigmoid(
-    float* z, float* dz, long long ld,            // (slots, 1, ld), from the block's first row on
-    const int* slots, const float* step,          // (K)
-    const float* fresh, const float* fresh_low,   // (K, ldb) products, or null
-    const float* unscale, const float* offset,    // (K) of the products
-    long long ldb, int rows, const unsigned short* labels,
-    const unsigned char* codes, const float* values, const float* dense, long long n, int coded, const int* weighting,
-    const float* scale, float* wide, half_bits* high, half_bits* low,  // residuals (K, ldb), in one form or none
-    double* partials                              // (K * 3, blocks): loss, slope, sum of residuals
+    WRITE(float) z, WRITE(float) dz, long long ld,           // (slots, 1, ld), from the block's first row on
+    READ(int) slots, READ(float) step,                       // (K)
+    READ(float) fresh, READ(float) fresh_low,                // (K, ldb) products, or null
+    READ(float) unscale, READ(float) offset,                 // (K) of the products
+    long long ldb, int rows, READ(unsigned short) labels, READ(unsigned char) codes, READ(float) values,
+    READ(float) dense, long long n, int coded, READ(int) weighting, READ(float) scale,
+    WRITE(float) wide, WRITE(half_bits) high, WRITE(half_bits) low,  // residuals (K, ldb), in one form or none
+    WRITE(double) partials                                   // (K * 3, blocks): loss, slope, sum of residuals
 ) {
     int head = blockIdx.y, slot = slots[head], which = weighting[head];
     Weights weights = {codes, values, dense, n, coded};
@@ -85,11 +85,12 @@ extern "C" __global__ void stage_sigmoid(
 
 // c columns per head. A block holds the logits of blockDim.x rows in shared memory; blockDim.y lanes share a row's
 // columns. `segments` threads per column add up its residuals. grid (blocks, K).
-extern "C" __global__ void stage_softmax(
-    float* z, float* dz, long long ld, const int* slots, const float* step, const float* fresh, const float* fresh_low,
-    const float* unscale, const float* offset, long long ldb, int rows, const unsigned short* labels,
-    const unsigned char* codes, const float* values, const float* dense, long long n, int coded, const int* weighting,
-    const float* scale, float* wide, half_bits* high, half_bits* low, double* partials, int columns, int segments
+extern "C" __global__ void __launch_bounds__(512, 2) stage_softmax(
+    WRITE(float) z, WRITE(float) dz, long long ld, READ(int) slots, READ(float) step, READ(float) fresh,
+    READ(float) fresh_low, READ(float) unscale, READ(float) offset, long long ldb, int rows,
+    READ(unsigned short) labels, READ(unsigned char) codes, READ(float) values, READ(float) dense, long long n,
+    int coded, READ(int) weighting, READ(float) scale, WRITE(float) wide, WRITE(half_bits) high,
+    WRITE(half_bits) low, WRITE(double) partials, int columns, int segments
 ) {
     SHARED_ROOM(room);
     int tile_rows = blockDim.x, lanes = blockDim.y, x = threadIdx.x, lane = threadIdx.y, pitch = tile_rows + 1;
@@ -116,7 +117,8 @@ extern "C" __global__ void stage_softmax(
         float w = active ? weight_of(weights, which, i) : 0.0f;
         // One walk over the logits: the largest, and sums of exponentials that follow it.
         float largest = MINUS_INFINITY, sum = 0, sum_slope = 0;
-        for (int c = lane; active && c < columns; c += lanes) {
+        #pragma unroll 2
+        for (int c = lane; c < (active ? columns : 0); c += lanes) {
             int column = head * columns + c;
             float d;
             float end = logit_at_end(

@@ -30,7 +30,7 @@ extern "C" __global__ void column_moments(
     partials[((long long)d + j) * blocks + blockIdx.y] = second;
 }
 
-// out (rows, d) float32 = x - shift. grid (d / threads, rows up to 65535).
+// out (rows, d) float32 = x - shift. grid (d / threads, blocks of rows).
 extern "C" __global__ void centred(
     const void* features, int is_half, long long pitch, long long rows, int d, const float* shift, float* out
 ) {

@@ -39,14 +39,15 @@ __device__ inline double residuals_of(
     return loss;
 }
 
-// w, first, second (K, c, d + 1) float32, the last column the intercepts, in and out. One column is a class's half of two
-// opposite ones, so its logit is twice its product. rows, shares: the draws of all heads one after another, head k's from
-// draw_starts[k] on; its minibatches begin at offsets[batch_starts[k]] ... offsets[batch_starts[k + 1] - 1], counted from
-// its first draw. beta1 is the momentum of SGD. A block's shared memory: labels and shares (batch), then what is placed.
-extern "C" __global__ void minibatches(
-    const void* features, int is_half, int d, int columns, int batch, const unsigned short* labels,
-    const int* rows, const float* shares, const long long* draw_starts, const int* offsets, const int* batch_starts,
-    const float* mean, const float* inverse, float* w, float* first, float* second, const long long* steps, int adam,
+// w, first, second (K, c, d + 1) float32, the last column the intercepts, in and out. One column is a class's half of
+// two opposite ones, so its logit is twice its product. rows, shares: the draws of all heads one after another, those of
+// head k from draw_starts[k] on; its minibatches begin at offsets[batch_starts[k]] ... offsets[batch_starts[k + 1] - 1],
+// counted from its first draw. beta1 is the momentum of SGD. A block's shared memory: labels and shares (batch), then
+// what is placed there.
+extern "C" __global__ void __launch_bounds__(512) minibatches(
+    READ(void) features, int is_half, int d, int columns, int batch, READ(unsigned short) labels, READ(int) rows,
+    READ(float) shares, READ(long long) draw_starts, READ(int) offsets, READ(int) batch_starts, READ(float) mean,
+    READ(float) inverse, float* w, float* first, float* second, const long long* steps, int adam,
     const int* normalize, const double* rates, const double* decays, double beta1, double beta2, double epsilon,
     int shared_weights, int shared_tile, int shared_residual, float* tiles, float* residuals, double* losses
 ) {
@@ -57,7 +58,8 @@ extern "C" __global__ void minibatches(
     int* y = (int*)room;
     float* share = (float*)(y + batch);
     long long used = ((long long)batch * 8 + 15) / 16 * 16;
-    float* residual = place(shared_residual, room, &used, residuals + (long long)head * columns * batch, columns * batch);
+    long long size_r = (long long)columns * batch;
+    float* residual = place(shared_residual, room, &used, residuals + head * size_r, size_r);
     float* weights = place(shared_weights, room, &used, w + (long long)head * size_w, size_w);
     float* tile = place(shared_tile, room, &used, tiles + (long long)head * batch * d, (long long)batch * d);
     float* m1 = first + (long long)head * size_w;
@@ -78,8 +80,10 @@ extern "C" __global__ void minibatches(
         for (int i = warp; i < size; i += warps) {
             int row = drawn[from + i];
             if (lane == 0) y[i] = labels[row];
+            #pragma unroll 8
             for (int j = lane; j < d; j += 32)
-                tile[(long long)i * d + j] = (element(features, is_half, (long long)row * d + j) - mean[j]) * inverse[j];
+                tile[(long long)i * d + j] =
+                    (element(features, is_half, (long long)row * d + j) - mean[j]) * inverse[j];
         }
         double total = size;
         if (normalize[head]) {

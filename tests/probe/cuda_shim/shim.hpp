@@ -16,6 +16,7 @@
 
 #define __global__
 #define __device__
+#define __launch_bounds__(...)
 #define __shared__ static
 #define MINUS_INFINITY (-INFINITY)
 #define SHARED_ROOM(name) unsigned char* name = shim::room
@@ -32,7 +33,7 @@ struct Fiber {
     jmp_buf at;
     std::vector<char> stack;
     Index index;
-    bool started, done;
+    bool started = false, done = false;
 };
 
 struct Barrier {
@@ -70,17 +71,20 @@ inline void wait(Barrier& barrier, int members) {
     while (barrier.generation == generation && !error) yield();
 }
 
+// A fiber serves one thread of every block, one block after another.
 inline void entry() {
-    threadIdx = fibers[current].index;
-    if (!error) body(argument);
-    fibers[current].done = true;
-    finished++;
-    progress++;
-    for (Barrier* barrier : {&block, &warps[current / 32]}) {
-        barrier->finished++;
-        if (barrier->arrived > 0) error = DIVERGED;
+    for (;;) {
+        threadIdx = fibers[current].index;
+        if (!error) body(argument);
+        fibers[current].done = true;
+        finished++;
+        progress++;
+        for (Barrier* barrier : {&block, &warps[current / 32]}) {
+            barrier->finished++;
+            if (barrier->arrived > 0) error = DIVERGED;
+        }
+        if (_setjmp(fibers[current].at) == 0) _longjmp(scheduler, 1);
     }
-    _longjmp(scheduler, 1);
 }
 
 template <class T>
@@ -102,7 +106,7 @@ inline void run_block(int threads, bool backwards) {
     for (int t = 0; t < threads; t++) {
         Fiber& fiber = fibers[t];
         fiber.index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y)};
-        fiber.started = fiber.done = false;
+        fiber.done = false;
     }
     while (finished < threads) {
         long before = progress;
