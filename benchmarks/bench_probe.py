@@ -7,6 +7,7 @@ on every core.
 """
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,8 +55,7 @@ def _against(
     args: argparse.Namespace, name: str, work: Workload, heads: Sequence[Head], peer_name: str,
     peers: Sequence[Callable[[Sequence[Head]], Any]], *, sample: int = 0, pairs: int = 5,
 ) -> Row:  # fmt: skip
-    """One row: solve, check, time. Of several peers the fastest that comes within 1e-5 is taken; `sample` heads of
-    theirs stand for all."""
+    """One row: solve, check, time. `sample` of the heads stand for all of the peer's."""
     features, labels = work.features, work.labels
     on_device, there = to_device(features, args.device), to_device(labels, args.device)
     n_classes = int(labels.max()) + 1
@@ -69,17 +69,18 @@ def _against(
     worst = excess(objectives(features, labels, heads, found), bounds)
     assert worst <= EXACT, f"{name}: {worst:.1e}"
     places = [next(i for i, head in enumerate(heads) if head is one) for one in theirs]
-    best = None
+    # The fastest peer among those that come within `EXACT`; the closest if none does.
+    tried = []
     for peer in peers:
-        started = paired("", lambda: None, "", lambda peer=peer: peer(theirs), answer="", pairs=1).peer_seconds
-        distance = excess(objectives(features, labels, theirs, peer(theirs)), bounds[places])
-        if best is None or (started < best[0] and distance <= 1e-5):
-            best = (started, peer, distance)
-    assert best is not None
-    answer = f"excess {max(worst, 0):.0e}, theirs {best[2]:.0e}"
+        started = time.perf_counter()
+        solutions = peer(theirs)
+        taken = time.perf_counter() - started
+        distance = excess(objectives(features, labels, theirs, solutions), bounds[places])
+        tried.append((distance > EXACT, taken if distance <= EXACT else distance, distance, peer))
+    _, _, distance, peer = min(tried, key=lambda entry: entry[:2])
     return paired(
-        name, ours, peer_name, lambda: best[1](theirs), answer=answer, pairs=pairs if args.size == "full" else 1,
-        scale=len(heads) / len(theirs), warm=False,
+        name, ours, peer_name, lambda: peer(theirs), answer=f"excess {max(worst, 0):.0e}, theirs {distance:.0e}",
+        pairs=pairs if args.size == "full" else 1, scale=len(heads) / len(theirs), warm=False,
     )  # fmt: skip
 
 
@@ -130,13 +131,14 @@ def _wide(args: argparse.Namespace) -> list[Row]:
         if _wanted(args, name):
             work = backbone_like(n, d, separation=separation, rectified=True)
             head = Head(weights=grid_weights(work.groups, 1)[0], l2=2e-4)
-            peers = [_solver(work, solver) for solver in ("lbfgs", "newton-cholesky", "newton-cg")]
+            tolerances = {"lbfgs": (1e-5, 1e-6, 1e-7), "newton-cg": (1e-4, 1e-5, 1e-6), "newton-cholesky": (1e-5,)}
+            peers = [_solver(work, solver, tol) for solver, tols in tolerances.items() for tol in tols]
             rows.append(_against(args, name, work, [head], "fastest scikit-learn solver", peers))
     return rows
 
 
-def _solver(work: Workload, solver: str) -> Callable[[Sequence[Head]], Any]:
-    return lambda heads: sklearn_heads(work.features, work.labels, heads, solver=solver, tol=1e-5)
+def _solver(work: Workload, solver: str, tol: float) -> Callable[[Sequence[Head]], Any]:
+    return lambda heads: sklearn_heads(work.features, work.labels, heads, solver=solver, tol=tol)
 
 
 def _dual(args: argparse.Namespace) -> list[Row]:
@@ -177,12 +179,12 @@ def _roofline(args: argparse.Namespace) -> list[Row]:
 
 
 def _products(features: NDArray[Any], running: list[int]) -> Callable[[], None]:
-    """The passes' products over the features, and second moments of 4 d rows with one factor per reference."""
+    """The passes' products over the features, and second moments of 8 d rows with one factor per reference."""
     n, d = features.shape
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((running[0], d), dtype=np.float32)
     residuals = rng.standard_normal((running[0], n), dtype=np.float32)
-    some = features[:: max(1, n // (4 * d))][: 4 * d]
+    some = np.ascontiguousarray(features[:: max(1, n // (8 * d))])
 
     def run() -> None:
         with threadpool_limits(None):

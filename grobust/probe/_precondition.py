@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky
+from scipy.linalg import cho_solve, cholesky, get_blas_funcs
 
 from grobust.arrays import array_namespace, on_cuda
 from grobust.probe._cuda import cuda
@@ -23,6 +23,8 @@ Preconditioner = Callable[[Array, NDArray[Any]], Array]
 MAX_REFERENCES = 8
 # Keeps the factorization going where features are collinear and λ is tiny, as a share of the mean diagonal.
 RIDGE, MAX_RIDGES = 1e-6, 12
+# Up to so many right-hand sides, one after another is faster than all together.
+FEW = 4
 
 
 def references(l2: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -62,11 +64,13 @@ def shared_inverse(
     def factor(strength: float) -> Array:
         share = ridge
         for _ in range(MAX_RIDGES):
-            matrix = moments + (strength + share) * xp.eye(d, dtype=moments.dtype)
             if not host:
-                return xp.linalg.inv(matrix)
+                return xp.linalg.inv(moments + (strength + share) * xp.eye(d, dtype=moments.dtype))
+            matrix = moments.copy()
+            matrix[np.diag_indices(d)] += strength + share
             try:
-                return cholesky(matrix, lower=True, check_finite=False, overwrite_a=True)
+                # The transpose of a symmetric matrix is in the order that LAPACK factors without a copy.
+                return cholesky(matrix.T, lower=True, check_finite=False, overwrite_a=True)
             except np.linalg.LinAlgError:
                 # Rounding of a large eigenvalue can exceed the ridge where many features are collinear.
                 share *= 10
@@ -84,7 +88,7 @@ def shared_inverse(
             part = gradient if chosen.size == of.size else xp.take(gradient, xp.asarray(chosen), axis=0)
             columns = xp.reshape(part[:, :, :-1], (-1, d))
             if host:
-                solved = cho_solve((solver, True), columns.T.astype(solver.dtype), check_finite=False).T
+                solved = _solved(solver, columns.astype(solver.dtype))
             else:
                 solved = xp.astype(columns, solver.dtype) @ solver
             solved = xp.reshape(xp.astype(solved, gradient.dtype), part[:, :, :-1].shape)
@@ -96,3 +100,11 @@ def shared_inverse(
         return xp.take(xp.concat(parts, axis=0), xp.asarray(order), axis=0)
 
     return apply
+
+
+def _solved(factor: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """(M, d) solutions for the rows of `right`, from a lower Cholesky factor."""
+    if right.shape[0] > FEW:
+        return np.asarray(cho_solve((factor, True), right.T, check_finite=False).T)
+    solve = get_blas_funcs("trsv", (factor,))
+    return np.stack([solve(factor, solve(factor, row, lower=1), lower=1, trans=1) for row in right])

@@ -28,8 +28,9 @@ __all__ = ["Solution", "solve"]
 # Sufficient decrease and curvature of the line search (Nocedal & Wright, chapter 3).
 DECREASE, CURVATURE = 1e-4, 0.9
 MAX_TRIALS = 25
-# The preconditioner's second moments are of so many rows per feature at least, and of as many as cost so many passes.
-SAMPLE_PER_FEATURE, MOMENT_PASSES = 4, 1.5
+# The preconditioner's second moments are of so many rows per feature at least and at most, and in between of as many as
+# cost so many passes.
+SAMPLE_PER_FEATURE, MOST_PER_FEATURE, MOMENT_PASSES = 4, 32, 1.5
 # One that costs so few passes is bought at once; else when the passes still to come, by the rate so far, will cost more
 # than it and so many with it.
 CHEAP, PASSES_WITH = 4, 8
@@ -141,7 +142,7 @@ def solve(
     n, d = design.features.shape
     one_pass = n * d * (4.0 * columns * n_heads + READ_COST)
     spent, since = one_pass, 0
-    rows_wanted = int(np.clip(MOMENT_PASSES * one_pass / d**2, SAMPLE_PER_FEATURE * d, n))
+    rows_wanted = int(min(n, np.clip(MOMENT_PASSES * one_pass / d**2, SAMPLE_PER_FEATURE * d, MOST_PER_FEATURE * d)))
     rounding = ROUNDING_FLOAT64 if design.compute == xp.float64 else ROUNDING_FLOAT32
     # Second moments of some rows, and a factor per reference strength.
     price = float(rows_wanted * d * d + references(l2)[0].size * d**3 / 2)
