@@ -13,7 +13,7 @@ from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import _numba
 from grobust.probe._design import Design
 from grobust.probe._fit import DEVICE_BLOCK, HOST_BLOCK, Probe
-from grobust.probe._passes import multiply
+from grobust.probe._numba_products import multiply
 from grobust.probe._threads import Threads, threads
 from grobust.typing import Array
 

@@ -13,15 +13,15 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
+from grobust.probe._numba_products import backward, forward
+
 __all__ = [
     "advance",
-    "backward",
     "class_totals",
     "count_correct",
     "encode",
     "evaluate",
     "expand",
-    "forward",
     "minibatches",
     "moments",
     "shifted",
@@ -181,45 +181,6 @@ def _residuals(k: int, residual: Any, labels: Any, weights: Any, sums: Any, work
             residual[k, c, i] = r
             total += np.float64(r)
         sums[k, 2 + c] += total
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
-def forward(weights: Any, block: Any, out: Any) -> None:
-    """out = weights · blockᵀ in float32, (M, d) and (r, d) to (M, r), for few weights: BLAS packs what is read once."""
-    rows, d = block.shape
-    full = rows - rows % 4
-    for m in range(weights.shape[0]):
-        for i in range(0, full, 4):
-            s0, s1, s2, s3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-            for j in range(d):
-                w = weights[m, j]
-                s0 += w * block[i, j]
-                s1 += w * block[i + 1, j]
-                s2 += w * block[i + 2, j]
-                s3 += w * block[i + 3, j]
-            out[m, i], out[m, i + 1], out[m, i + 2], out[m, i + 3] = s0, s1, s2, s3
-        for i in range(full, rows):
-            s0 = np.float32(0)
-            for j in range(d):
-                s0 += weights[m, j] * block[i, j]
-            out[m, i] = s0
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
-def backward(residual: Any, block: Any, out: Any) -> None:
-    """out = residual · block in float32, (M, r) and (r, d) to (M, d), for few residuals."""
-    rows, d = block.shape
-    full = rows - rows % 4
-    for m in range(residual.shape[0]):
-        out[m, :] = 0
-        for i in range(0, full, 4):
-            r0, r1, r2, r3 = residual[m, i], residual[m, i + 1], residual[m, i + 2], residual[m, i + 3]
-            for j in range(d):
-                out[m, j] += r0 * block[i, j] + r1 * block[i + 1, j] + r2 * block[i + 2, j] + r3 * block[i + 3, j]
-        for i in range(full, rows):
-            r0 = residual[m, i]
-            for j in range(d):
-                out[m, j] += r0 * block[i, j]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from grobust.arrays import array_namespace, to_numpy
 from grobust.probe import _numba
 from grobust.probe._design import Design
+from grobust.probe._numba_products import multiply, multiply_back
 from grobust.probe._objective import losses
 from grobust.probe._threads import Threads
 from grobust.probe._weights import WeightTable
 from grobust.typing import Array
 
-__all__ = ["CURVATURE_HEADS", "ArrayPasses", "Evaluation", "HostPasses", "Passes", "WithMoments", "multiply"]
+__all__ = ["CURVATURE_HEADS", "ArrayPasses", "Evaluation", "HostPasses", "Passes", "WithMoments"]
 
 
-# Up to so many columns, loops that read the features once beat matrix products.
-FEW = 2
+# Features of a block, so that it stays in a core's cache from the first product to the second.
+BLOCK_NUMBERS = 400_000
 # Heads whose curvature is averaged for the preconditioner.
 CURVATURE_HEADS = 16
 
@@ -70,7 +71,9 @@ class HostPasses:
     def __init__(
         self, design: Design, labels: NDArray[Any], weights: WeightTable, columns: int, threads: Threads, block: int
     ) -> None:
-        self._design, self._labels, self._threads, self._block = design, labels.astype(np.int32), threads, block
+        self._design, self._labels, self._threads = design, labels.astype(np.int32), threads
+        # A block of wide rows has fewer of them, and few rows are shared out evenly.
+        self._block = max(4, min(block, BLOCK_NUMBERS // design.features.shape[1], -(-labels.size // threads.count)))
         self._weights = weights
         self._values = weights.values.astype(np.float32)
         shape = (weights.weighting.size, columns, labels.size)
@@ -145,7 +148,7 @@ class HostPasses:
                 block = self._design.block(lo, hi, room) if gradient else np.empty((hi - lo, 0))
                 residual = stage(block, lo, scratch, sums)
                 if gradient:
-                    _multiply_back(residual.reshape(heads * columns, hi - lo), block, product)
+                    multiply_back(residual.reshape(heads * columns, hi - lo), block, product)
                     total += product
             return sums, total
 
@@ -155,22 +158,6 @@ class HostPasses:
             return Evaluation(sums[:, 0], sums[:, 1], None)
         total = np.sum([t for _, t in parts], axis=0).reshape(heads, columns, d)
         return Evaluation(sums[:, 0], sums[:, 1], self._design.unfold(total, sums[:, 2:]))
-
-
-def multiply(weights: NDArray[Any], block: NDArray[Any], out: NDArray[Any]) -> None:
-    """out = weights · blockᵀ in float32, (M, d) and (r, d) to (M, r), whichever way is faster."""
-    if weights.shape[0] > FEW and block.flags.forc:
-        np.matmul(weights, block.T, out=out)
-    else:
-        _numba.forward(weights, block, out)
-
-
-def _multiply_back(residual: NDArray[Any], block: NDArray[Any], out: NDArray[Any]) -> None:
-    """out = residual · block in float32, (M, r) and (r, d) to (M, d)."""
-    if residual.shape[0] > FEW and block.flags.forc:
-        np.matmul(residual, block, out=out)
-    else:
-        _numba.backward(residual, block, out)
 
 
 class _Scratch:

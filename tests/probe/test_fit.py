@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from grobust.arrays import to_numpy
 from grobust.errors import ConfigError, GroupError, ShapeError
-from grobust.probe import LBFGS, FitStatus, Head, fit_path, fit_probe, fit_probes
+from grobust.probe import LBFGS, FitStatus, Head, _numba_products, fit_path, fit_probe, fit_probes
 from grobust.probe._design import design
 from grobust.probe._objective import losses
 from grobust.probe._passes import ArrayPasses, HostPasses
@@ -286,3 +286,23 @@ def test_cupy_equals_numpy(k: int) -> None:
     for a, b in zip(on_host, on_device, strict=True):
         assert b.objective == pytest.approx(a.objective, rel=1e-7)
         np.testing.assert_allclose(to_numpy(b.probe.logits(to_device(x, "cuda"))), a.probe.logits(x), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "d"), [(1, 3, 5), (2, 9, 7), (4, 8, 16), (6, 7, 33), (9, 4, 1), (16, 65, 40)]
+)
+def test_products_in_tiles_equal_numpy(columns: int, rows: int, d: int) -> None:
+    rng = np.random.default_rng(0)
+    weights, block = rng.standard_normal((columns, d)), rng.standard_normal((rows, d))
+    residual = rng.standard_normal((columns, rows))
+    out, back = np.full((columns, rows), np.nan, np.float32), np.full((columns, d), np.nan, np.float32)
+    narrow = block.astype(np.float32)
+    _numba_products.forward(weights.astype(np.float32), narrow, out)
+    _numba_products.backward(residual.astype(np.float32), narrow, back)
+    np.testing.assert_allclose(out, weights @ block.T, atol=1e-5 * d)
+    np.testing.assert_allclose(back, residual @ block, atol=1e-5 * rows)
+    other, other_back = np.empty_like(out), np.empty_like(back)
+    _numba_products.multiply(weights.astype(np.float32), narrow[:, ::-1][:, ::-1], other)
+    _numba_products.multiply_back(residual.astype(np.float32), np.asfortranarray(narrow), other_back)
+    np.testing.assert_allclose(other, out, atol=1e-5 * d)
+    np.testing.assert_allclose(other_back, back, atol=1e-5 * rows)
