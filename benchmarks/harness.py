@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; `ratio` is the median over pairs of peer seconds / our seconds."""
+    """One comparison; `ratio` is the median over pairs of peer seconds / our seconds (or what `unit` says)."""
 
     name: str
     ours_seconds: float
@@ -24,6 +24,7 @@ class Row:
     ratio: float
     pairs: int
     answer: str
+    unit: str = "s"
 
 
 def paired(
@@ -99,10 +100,10 @@ def report(
     for name, reason in (skipped or {}).items():
         print(f"{benchmark:10} {name:42} skipped: {reason}")
     for row in rows:
-        print(
-            f"{benchmark:10} {row.name:42} ours {row.ours_seconds:9.4f} s  {row.peer:34} {row.peer_seconds:9.4f} s  "
-            f"ratio {row.ratio:7.2f}  ({row.answer})"
-        )
+        sides = (f"{label} {value:9.4f} {row.unit}" for label, value in (
+            ("ours", row.ours_seconds), (f"{row.peer:34}", row.peer_seconds)
+        ))  # fmt: skip
+        print(f"{benchmark:10} {row.name:42} {'  '.join(sides)}  ratio {row.ratio:7.2f}  ({row.answer})")
     if args.json is not None:
         content = {
             "benchmark": benchmark, "size": args.size, "environment": environment(args.device),
