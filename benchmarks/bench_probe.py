@@ -21,7 +21,6 @@ from scipy.linalg import cholesky
 from threadpoolctl import threadpool_limits
 from workloads import Workload, backbone_like, grid_weights, group_balanced_rows
 
-from grobust.arrays import to_device
 from grobust.balancing import make_balancer
 from grobust.experiments.config import ExtractConfig
 from grobust.experiments.extract import run_extract
@@ -57,15 +56,14 @@ def _against(
 ) -> Row:  # fmt: skip
     """One row: solve, check, time. `sample` of the heads stand for all of the peer's."""
     features, labels = work.features, work.labels
-    on_device, there = to_device(features, args.device), to_device(labels, args.device)
     n_classes = int(labels.max()) + 1
     theirs = heads if not sample else [heads[i] for i in np.linspace(0, len(heads) - 1, sample).astype(int)]
 
     def ours() -> tuple[ProbeFit, ...]:
-        return fit_probes(on_device, there, heads, n_classes=n_classes, standardize=False)
+        return fit_probes(features, labels, heads, n_classes=n_classes, standardize=False)
 
     bounds = lower_bounds(features, labels, heads)
-    found = [to_numpy_head(fit) for fit in ours()]
+    found = [(fit.probe.weight, fit.probe.bias) for fit in ours()]
     worst = excess(objectives(features, labels, heads, found), bounds)
     assert worst <= EXACT, f"{name}: {worst:.1e}"
     places = [next(i for i, head in enumerate(heads) if head is one) for one in theirs]
@@ -82,10 +80,6 @@ def _against(
         name, ours, peer_name, lambda: peer(theirs), answer=f"excess {max(worst, 0):.0e}, theirs {distance:.0e}",
         pairs=pairs if args.size == "full" else 1, scale=len(heads) / len(theirs), warm=False,
     )  # fmt: skip
-
-
-def to_numpy_head(fit: ProbeFit) -> tuple[NDArray[Any], NDArray[Any]]:
-    return np.asarray(to_device(fit.probe.weight, "cpu")), np.asarray(to_device(fit.probe.bias, "cpu"))
 
 
 def _grid(work: Workload, count: int) -> list[Head]:

@@ -32,5 +32,5 @@ def test_gpu_script_says_what_it_skipped(tmp_path: Path) -> None:
     if cuda_available():
         assert json.loads(out.read_text())["failed"] == []
     else:
-        assert "bench_probe.py --device cuda: skipped, no GPU" in finished.stdout
+        assert "bench_probe_gpu.py --device cuda: skipped, no GPU" in finished.stdout
         assert json.loads((tmp_path / "gpu.skipped.json").read_text())["benchmarks"] == []

@@ -14,7 +14,7 @@ from grobust.groups import Groups
 from grobust.probe._columns import Operand
 from grobust.probe._design import Design
 from grobust.probe._device import NULL, Device
-from grobust.probe._fit import Probe
+from grobust.probe._head import Probe
 from grobust.settings import SGD, Optimizer
 from grobust.typing import Array
 

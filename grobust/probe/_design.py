@@ -18,7 +18,10 @@ from grobust.probe._cuda_moments import mean_and_scale
 from grobust.probe._threads import Threads
 from grobust.typing import Array
 
-__all__ = ["Design", "design"]
+__all__ = ["DEVICE_BLOCK", "HOST_BLOCK", "Design", "design"]
+
+# Rows of a block: with the work arrays of its heads it stays in a core's cache.
+HOST_BLOCK, DEVICE_BLOCK = 512, 32_768
 
 # A mean of more standard deviations than this costs float32 products a digit: then blocks are centred.
 LARGEST_OFFSET = 8.0

@@ -11,8 +11,8 @@ from grobust.errors import ShapeError
 from grobust.groups import Groups
 from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import _numba
-from grobust.probe._design import Design
-from grobust.probe._fit import DEVICE_BLOCK, HOST_BLOCK, Probe
+from grobust.probe._design import DEVICE_BLOCK, HOST_BLOCK, Design
+from grobust.probe._head import Probe
 from grobust.probe._numba_products import multiply
 from grobust.probe._threads import Threads, threads
 from grobust.typing import Array

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace, to_numpy
-from grobust.probe._design import design
-from grobust.probe._fit import DEVICE_BLOCK, HOST_BLOCK
+from grobust.probe._design import DEVICE_BLOCK, HOST_BLOCK, design
 from grobust.probe._threads import threads
 from grobust.probe._weights import weight_table
 

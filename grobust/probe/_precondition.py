@@ -3,7 +3,7 @@
 One Cholesky factor per reference strength, half a decade apart, serves all heads near it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from scipy.linalg import cho_solve, cholesky, get_blas_funcs
 from grobust.arrays import array_namespace, on_cuda
 from grobust.probe._cuda import cuda
 from grobust.probe._cuda_solver import shared_product
+from grobust.probe._design import Design
+from grobust.probe._passes import Passes, WithMoments
 from grobust.probe._threads import Threads
 from grobust.typing import Array
 
-__all__ = ["Preconditioner", "references", "shared_inverse"]
+__all__ = ["Preconditioner", "build", "references", "shared_inverse"]
 
 # Maps gradients (K, c, d + 1) of the listed heads to steps.
 Preconditioner = Callable[[Array, NDArray[Any]], Array]
@@ -25,6 +27,10 @@ MAX_REFERENCES = 8
 RIDGE, MAX_RIDGES = 1e-6, 12
 # Up to so many right-hand sides, one after another is faster than all together.
 FEW = 4
+# Rows of which a copy on a device adds to the moments at a time.
+MOMENT_ROWS = 1 << 16
+# On the host at least so many, so that rows gathered from a store are never held whole.
+HOST_MOMENT_ROWS = 1024
 
 
 def references(l2: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -36,6 +42,47 @@ def references(l2: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     nearest = np.abs(logs[:, None] - grid).argmin(axis=1)
     used, nearest = np.unique(nearest, return_inverse=True)
     return 10 ** grid[used], nearest
+
+
+def build(
+    design: Design, passes: Passes, heads: NDArray[Any], l2: NDArray[Any], rows_wanted: int, threads: Threads
+) -> Preconditioner:
+    """Mean Hessian of the running heads' loss, where they are now, from strided rows."""
+    xp = array_namespace(design.mean)
+    n = design.features.shape[0]
+    stride = max(1, n // rows_wanted)
+    if isinstance(passes, WithMoments):
+        known, total = passes.moments(stride)
+        return shared_inverse(known, float(total), heads, l2, threads)
+    rows = np.arange(0, n, stride)
+    curvature = passes.curvature(stride) * (n / rows.size)
+    inverse = xp.astype(1 / design.scale, design.compute)
+    piece = max(HOST_MOMENT_ROWS, inverse.shape[0]) if isinstance(design.mean, np.ndarray) else MOMENT_ROWS
+
+    def part(start: int, stop: int) -> tuple[Array, Array]:
+        first, moments = xp.zeros_like(inverse), xp.zeros((inverse.shape[0],) * 2, dtype=inverse.dtype)
+        for lo in range(start, stop, piece):
+            hi = min(lo + piece, stop)
+            weight = xp.asarray(curvature[lo:hi], dtype=design.compute)
+            block = design.rows(int(rows[lo]), int(rows[hi - 1]) + 1, stride)
+            scaled = block * xp.sqrt(weight)[:, None]
+            first += weight @ block
+            moments += scaled.T @ scaled
+        return first, moments
+
+    if isinstance(design.mean, np.ndarray):
+        parts: Iterator[tuple[Array, Array]] = iter(threads.ranges(part, rows.size, -(-rows.size // threads.count)))
+    else:
+        parts = (part(lo, min(lo + MOMENT_ROWS, rows.size)) for lo in range(0, rows.size, MOMENT_ROWS))
+    first, moments = next(parts)
+    for more, other in parts:
+        first += more
+        moments += other
+    # The mean's part and the scales: exact enough in the dtype of the products, as this only preconditions.
+    moments -= (first / float(curvature.sum()))[:, None] * first[None, :]
+    moments *= inverse[:, None]
+    moments *= inverse
+    return shared_inverse(moments, float(curvature.sum()), heads, l2, threads)
 
 
 def shared_inverse(

@@ -6,7 +6,6 @@ have cost as much as it does (rent or buy: at most twice the better choice). Wei
 float64; products with the features are of the design's dtype.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,8 +16,8 @@ from grobust.arrays import array_namespace, on_cuda, to_numpy
 from grobust.probe import _cuda_solver
 from grobust.probe._cuda import cuda
 from grobust.probe._design import Design
-from grobust.probe._passes import Passes, WithMoments
-from grobust.probe._precondition import Preconditioner, references, shared_inverse
+from grobust.probe._passes import Passes
+from grobust.probe._precondition import Preconditioner, build, references
 from grobust.probe._threads import Threads
 from grobust.settings import LBFGS
 from grobust.typing import Array
@@ -36,10 +35,6 @@ SAMPLE_PER_FEATURE, MOST_PER_FEATURE, MOMENT_PASSES = 4, 32, 1.5
 CHEAP, PASSES_WITH = 4, 8
 # Iterations after which a rate is seen.
 SEEN = 6
-# Rows of which a copy on a device adds to the moments at a time.
-MOMENT_ROWS = 1 << 16
-# On the host at least so many, so that rows gathered from a store are never held whole.
-HOST_MOMENT_ROWS = 1024
 # Cost of reading a feature, in floating-point operations of a matrix product.
 READ_COST = 40
 # The quasi-Newton estimate of the distance from the minimum may be this much too small.
@@ -159,7 +154,7 @@ def solve(
         else:
             wanted = since >= REFRESH_AFTER and spent >= 2 * price
         if wanted:
-            precondition = _build(design, passes, state.heads, l2[state.heads], rows_wanted, threads)
+            precondition = build(design, passes, state.heads, l2[state.heads], rows_wanted, threads)
             spent, since = 0.0, 0
             state.history = []
             state.pg = precondition(state.g, state.heads)
@@ -201,47 +196,6 @@ def _to_come(state: _State, at_first: NDArray[Any], rtol: float, iteration: int)
         return 0.0
     rate = np.maximum(np.log(at_first[seen] / gap[seen]) / iteration, 1e-3)
     return float(np.maximum(np.log(gap[seen] / rtol) / rate, 0).mean())
-
-
-def _build(
-    design: Design, passes: Passes, heads: NDArray[Any], l2: NDArray[Any], rows_wanted: int, threads: Threads
-) -> Preconditioner:
-    """Mean Hessian of the running heads' loss, where they are now, from strided rows."""
-    xp = array_namespace(design.mean)
-    n = design.features.shape[0]
-    stride = max(1, n // rows_wanted)
-    if isinstance(passes, WithMoments):
-        known, total = passes.moments(stride)
-        return shared_inverse(known, float(total), heads, l2, threads)
-    rows = np.arange(0, n, stride)
-    curvature = passes.curvature(stride) * (n / rows.size)
-    inverse = xp.astype(1 / design.scale, design.compute)
-    piece = max(HOST_MOMENT_ROWS, inverse.shape[0]) if isinstance(design.mean, np.ndarray) else MOMENT_ROWS
-
-    def part(start: int, stop: int) -> tuple[Array, Array]:
-        first, moments = xp.zeros_like(inverse), xp.zeros((inverse.shape[0],) * 2, dtype=inverse.dtype)
-        for lo in range(start, stop, piece):
-            hi = min(lo + piece, stop)
-            weight = xp.asarray(curvature[lo:hi], dtype=design.compute)
-            block = design.rows(int(rows[lo]), int(rows[hi - 1]) + 1, stride)
-            scaled = block * xp.sqrt(weight)[:, None]
-            first += weight @ block
-            moments += scaled.T @ scaled
-        return first, moments
-
-    if isinstance(design.mean, np.ndarray):
-        parts: Iterator[tuple[Array, Array]] = iter(threads.ranges(part, rows.size, -(-rows.size // threads.count)))
-    else:
-        parts = (part(lo, min(lo + MOMENT_ROWS, rows.size)) for lo in range(0, rows.size, MOMENT_ROWS))
-    first, moments = next(parts)
-    for more, other in parts:
-        first += more
-        moments += other
-    # The mean's part and the scales: exact enough in the dtype of the products, as this only preconditions.
-    moments -= (first / float(curvature.sum()))[:, None] * first[None, :]
-    moments *= inverse[:, None]
-    moments *= inverse
-    return shared_inverse(moments, float(curvature.sum()), heads, l2, threads)
 
 
 def _store(

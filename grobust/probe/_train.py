@@ -21,9 +21,9 @@ from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import _numba
 from grobust.probe._cuda import cuda
 from grobust.probe._cuda_train import DeviceTrainer
-from grobust.probe._design import Design, design
+from grobust.probe._design import HOST_BLOCK, Design, design
 from grobust.probe._evaluate import correct_by_group
-from grobust.probe._fit import HOST_BLOCK, Probe
+from grobust.probe._head import Probe
 from grobust.probe._threads import Threads, threads
 from grobust.settings import SGD, Match, Optimizer, WeightNormalization
 

@@ -9,7 +9,7 @@ import pytest
 from probe_problems import problem, row_weights
 
 from grobust.errors import ShapeError
-from grobust.probe import DeviceStream, FitStatus, Head, _fit, fit_probes
+from grobust.probe import DeviceStream, FitStatus, Head, _fit, _task, fit_probes
 
 
 class HostSlab:
@@ -124,7 +124,8 @@ def test_fits_go_through_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         def ready(self, rows: int) -> Any:
             return xp.asarray(super().ready(rows).copy())
 
-    monkeypatch.setattr(_fit, "DEVICE_BLOCK", 800)
+    for module in (_fit, _task):
+        monkeypatch.setattr(module, "DEVICE_BLOCK", 800)
     HostSlab.fills = []
     # More numbers than are worth float64 products.
     x, y = problem(3000, 30, 3)
