@@ -188,8 +188,8 @@ def _rates(args: argparse.Namespace) -> list[Row]:
     from grobust.probe._cuda import cuda
     from grobust.probe._cuda_passes import CudaPasses
     from grobust.probe._design import design
-    from grobust.probe._threads import threads
     from grobust.probe._weights import weight_table
+    from grobust.threads import threads
 
     n, d = (162_770, 768) if args.size == "full" else (5000, 64)
     work = backbone_like(n, d)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports from earlier rows and from its own package.
 ROWS = (
     ("errors", "typing"),
-    ("settings", "arrays"),
+    ("settings", "arrays", "threads"),
     ("groups",),
     ("features._schema", "features._hdf5", "features._view", "features.widen", "features.store", "features.parts",
      "metrics", "balancing", "spectrum"),

@@ -8,8 +8,8 @@ from grobust.probe._cuda_passes import MOST_COLUMNS, CudaPasses
 from grobust.probe._design import Design
 from grobust.probe._device import chunk_rows
 from grobust.probe._passes import ArrayPasses, HostPasses, Passes
-from grobust.probe._threads import Threads
 from grobust.probe._weights import WeightTable
+from grobust.threads import Threads
 from grobust.typing import Array
 
 __all__ = ["make_passes"]

@@ -15,7 +15,7 @@ from grobust.errors import ShapeError
 from grobust.probe import _numba
 from grobust.probe._cuda import cuda
 from grobust.probe._cuda_moments import mean_and_scale
-from grobust.probe._threads import Threads
+from grobust.threads import Threads
 from grobust.typing import Array
 
 __all__ = ["DEVICE_BLOCK", "HOST_BLOCK", "Design", "design"]

@@ -14,7 +14,7 @@ from grobust.probe import _numba
 from grobust.probe._design import DEVICE_BLOCK, HOST_BLOCK, Design
 from grobust.probe._head import Probe
 from grobust.probe._numba_products import multiply
-from grobust.probe._threads import Threads, threads
+from grobust.threads import Threads, threads
 from grobust.typing import Array
 
 __all__ = ["correct_by_group", "evaluate_probes", "logits_by_block"]

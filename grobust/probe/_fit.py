@@ -13,8 +13,8 @@ from grobust.errors import ConfigError, GroupError, ShapeError
 from grobust.probe._design import DEVICE_BLOCK, HOST_BLOCK, design
 from grobust.probe._head import Head, Probe, ProbeFit
 from grobust.probe._task import Task
-from grobust.probe._threads import threads
 from grobust.settings import LBFGS
+from grobust.threads import threads
 from grobust.typing import Array
 
 __all__ = ["fit_path", "fit_probe", "fit_probes"]

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace, to_numpy
 from grobust.probe._design import DEVICE_BLOCK, HOST_BLOCK, design
-from grobust.probe._threads import threads
 from grobust.probe._weights import weight_table
+from grobust.threads import threads
 
 __all__ = ["largest_l1"]
 

@@ -14,8 +14,8 @@ from grobust.probe import _numba
 from grobust.probe._design import Design
 from grobust.probe._numba_products import multiply, multiply_back
 from grobust.probe._objective import losses
-from grobust.probe._threads import Threads
 from grobust.probe._weights import WeightTable
+from grobust.threads import Threads
 from grobust.typing import Array
 
 __all__ = ["CURVATURE_HEADS", "ArrayPasses", "Evaluation", "HostPasses", "Passes", "WithMoments"]

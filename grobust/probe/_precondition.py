@@ -15,7 +15,7 @@ from grobust.probe._cuda import cuda
 from grobust.probe._cuda_solver import shared_product
 from grobust.probe._design import Design
 from grobust.probe._passes import Passes, WithMoments
-from grobust.probe._threads import Threads
+from grobust.threads import Threads
 from grobust.typing import Array
 
 __all__ = ["Preconditioner", "build", "references", "shared_inverse"]

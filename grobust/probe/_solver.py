@@ -18,8 +18,8 @@ from grobust.probe._cuda import cuda
 from grobust.probe._design import Design
 from grobust.probe._passes import Passes
 from grobust.probe._precondition import Preconditioner, build, references
-from grobust.probe._threads import Threads
 from grobust.settings import LBFGS
+from grobust.threads import Threads
 from grobust.typing import Array
 
 __all__ = ["Solution", "solve"]

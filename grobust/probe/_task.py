@@ -18,9 +18,9 @@ from grobust.probe._newton import finish
 from grobust.probe._objective import columns_per_head, effective_l2
 from grobust.probe._rows import Rows
 from grobust.probe._solver import Solution, solve
-from grobust.probe._threads import Threads
 from grobust.probe._weights import WeightTable, weight_table
 from grobust.settings import LBFGS
+from grobust.threads import Threads
 from grobust.typing import Array
 
 __all__ = ["Task"]

@@ -24,8 +24,8 @@ from grobust.probe._cuda_train import DeviceTrainer
 from grobust.probe._design import HOST_BLOCK, Design, design
 from grobust.probe._evaluate import correct_by_group
 from grobust.probe._head import Probe
-from grobust.probe._threads import Threads, threads
 from grobust.settings import SGD, Match, Optimizer, WeightNormalization
+from grobust.threads import Threads, threads
 
 __all__ = ["TrainHead", "Trajectories", "train_heads"]
 

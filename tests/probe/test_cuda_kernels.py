@@ -24,10 +24,10 @@ from grobust.probe._objective import effective_l2
 from grobust.probe._passes import ArrayPasses, Evaluation
 from grobust.probe._precondition import references, shared_inverse
 from grobust.probe._solver import _dot, _Pair, _State, _two_loop, solve
-from grobust.probe._threads import threads
 from grobust.probe._train import _Draws, _Host, _initial
 from grobust.probe._weights import weight_table
 from grobust.settings import BalanceMethod, Optimizer, WeightNormalization
+from grobust.threads import threads
 
 
 def moved(device: Device, data: Design) -> Design:

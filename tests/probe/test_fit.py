@@ -16,8 +16,8 @@ from grobust.probe import LBFGS, FitStatus, Head, _numba_products, fit_path, fit
 from grobust.probe._design import design
 from grobust.probe._objective import losses
 from grobust.probe._passes import ArrayPasses, HostPasses
-from grobust.probe._threads import threads
 from grobust.probe._weights import weight_table
+from grobust.threads import threads
 
 STRENGTHS = (1e-5, 1e-3, 1e-1)
 

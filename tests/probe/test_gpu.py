@@ -35,8 +35,8 @@ from grobust.probe._columns import Operand
 from grobust.probe._cuda import cuda
 from grobust.probe._cuda_passes import CudaPasses
 from grobust.probe._design import design
-from grobust.probe._threads import threads
 from grobust.settings import BalanceMethod, Optimizer
+from grobust.threads import threads
 
 
 @dataclass(frozen=True)
