@@ -117,7 +117,8 @@ class HostPasses:
         self._step = step.astype(np.float32)
 
     def keep(self, heads: NDArray[Any]) -> None:
-        self._z, self._dz, self._step = self._z[heads], self._dz[heads], self._step[heads]
+        self._z, self._dz = self._threads.map(lambda logits: logits[heads], [self._z, self._dz])
+        self._step = self._step[heads]
         self._weights = self._weights.take(heads)
 
     def curvature(self, stride: int) -> NDArray[Any]:

@@ -127,23 +127,24 @@ def shared_inverse(
 
     def apply(gradient: Array, heads: NDArray[Any]) -> Array:
         of = nearest[heads]
-        parts, places = [], []
-        for r, solver in enumerate(factors):
-            chosen = np.flatnonzero(of == r)
-            if not chosen.size:
-                continue
-            part = gradient if chosen.size == of.size else xp.take(gradient, xp.asarray(chosen), axis=0)
-            columns = xp.reshape(part[:, :, :-1], (-1, d))
+        places = [np.flatnonzero(of == r) for r in range(len(factors))]
+        used = [(r, chosen) for r, chosen in enumerate(places) if chosen.size]
+
+        def part(item: tuple[int, NDArray[Any]]) -> Array:
+            r, chosen = item
+            own = gradient if chosen.size == of.size else xp.take(gradient, xp.asarray(chosen), axis=0)
+            columns = xp.reshape(own[:, :, :-1], (-1, d))
             if host:
-                solved = _solved(solver, columns.astype(solver.dtype))
+                solved = _solved(factors[r], columns.astype(factors[r].dtype))
             else:
-                solved = xp.astype(columns, solver.dtype) @ solver
-            solved = xp.reshape(xp.astype(solved, gradient.dtype), part[:, :, :-1].shape)
-            parts.append(xp.concat([solved, part[:, :, -1:] / bias], axis=2))
-            places.append(chosen)
+                solved = xp.astype(columns, factors[r].dtype) @ factors[r]
+            solved = xp.reshape(xp.astype(solved, gradient.dtype), own[:, :, :-1].shape)
+            return xp.concat([solved, own[:, :, -1:] / bias], axis=2)
+
+        parts = threads.map(part, used) if host else [part(item) for item in used]
         if len(parts) == 1:
             return parts[0]
-        order = np.argsort(np.concatenate(places))
+        order = np.argsort(np.concatenate([chosen for _, chosen in used]))
         return xp.take(xp.concat(parts, axis=0), xp.asarray(order), axis=0)
 
     return apply
