@@ -1,9 +1,9 @@
 """λ1 of the covariance of many subsets of the same rows, batched.
 
-Three ways, chosen by an estimate of their cost. *Masks*: all rows are multiplied with a vector per replicate, products of
-rows outside a replicate's subset are set to zero; two matrix products serve hundreds of replicates. *Cut*: the Gram
-matrix of all rows is computed once, each subset's is a part of it. *Gather*: each subset's own Gram matrix or covariance
-is formed. The mean of the subset is always taken out.
+Three ways, chosen by an estimate of their cost. *Masks*: all rows are multiplied with a vector per replicate, and
+products of rows outside a replicate's subset are set to zero; two matrix products serve hundreds of replicates. *Cut*:
+the Gram matrix of all rows is computed once, and each subset's is a part of it. *Gather*: each subset's own Gram matrix
+or covariance is formed. The mean of the subset is always taken out.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class RowSet:
     Parameters
     ----------
     rows : (n, d) float32 or float64, minus their mean; None where only the Gram matrix is at hand
-    matrix : (n, n) Gram matrix of such rows in their precision, or None; `with_gram` adds it
+    matrix : (n, n) Gram matrix of such rows in their precision, or None
     """
 
     rows: Array = None
@@ -60,6 +60,19 @@ class RowSet:
     def n(self) -> int:
         """Rows."""
         return int((self.rows if self.rows is not None else self.matrix).shape[0])
+
+    def prepared(self) -> "RowSet":
+        """The Gram matrix instead of the rows where it is the smaller of the two."""
+        if self.rows is None or self.rows.shape[1] < self.rows.shape[0]:
+            return self
+        if not isinstance(self.rows, np.ndarray):
+            return RowSet(None, _in_precision(gram(self.rows, one_thread()), self.rows))
+        with threads() as team:
+            return RowSet(None, _in_precision(gram(self.rows, team), self.rows))
+
+    def whole(self) -> float:
+        """λ1 of the covariance of all rows."""
+        return float(self.largest(np.zeros((1, 0), dtype=np.int64), complement=True)[0])
 
     def largest(self, subsets: NDArray[np.int64], *, complement: bool = False) -> NDArray[np.float64]:
         """(B) float64 λ1 of the covariances (divided by the number of rows) of B subsets (B, m), m ≥ 2.
