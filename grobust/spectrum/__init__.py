@@ -5,11 +5,14 @@ from grobust.spectrum.geometry import GroupGeometry, group_geometry
 from grobust.spectrum.inference import RatioInference, Reading, ratio_inference
 from grobust.spectrum.ratios import SMALL_GROUP_NOTE, Against, NormRatio, norm_ratios
 from grobust.spectrum.spectra import Route, Spectra, class_spectra, group_spectra, stream_spectra
+from grobust.spectrum.summary import READINGS, Diagnostic, diagnose
 
 __all__ = [
+    "READINGS",
     "SMALL_GROUP_NOTE",
     "Against",
     "Correspondence",
+    "Diagnostic",
     "GroupGeometry",
     "NormRatio",
     "RatioAndGap",
@@ -19,6 +22,7 @@ __all__ = [
     "Spectra",
     "class_spectra",
     "correspondence",
+    "diagnose",
     "group_geometry",
     "group_spectra",
     "norm_ratios",
