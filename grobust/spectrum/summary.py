@@ -318,6 +318,6 @@ def _with_ranges(
                 null_low=float(low),
                 null_high=float(high),
                 replicates=int(null.size),
-            )  # fmt: skip
+            )
         )
     return found
