@@ -195,9 +195,13 @@ def _infer(
             continue
         found.append(
             ratio_inference(
-                used.of_group(ratio.minority_id), used.of_group(ratio.majority_id), null=config.null,
-                interval=config.interval, permutations=config.permutations, seed=config.seed,
-            )  # fmt: skip
+                used.of_group(ratio.minority_id),
+                used.of_group(ratio.majority_id),
+                null=config.null,
+                interval=config.interval,
+                permutations=config.permutations,
+                seed=config.seed,
+            )
         )
     return tuple(found), notes
 
@@ -233,7 +237,7 @@ def _head(config: SpectrumConfig, store: FeatureStore) -> Probe:
         lines = "\n".join(f"  {name}: heads {a}, store {b}" for name, (a, b) in difference.items())
         raise StoreMismatchError(
             f"{config.heads} was trained on features of another kind than {config.store} holds.\n{lines}\n"
-            "Train heads on this store with `grobust probe --save-heads`."
+            "Train heads on this store with `grobust probe --save`."
         )
     return heads.probe(heads.index(config.head))
 
