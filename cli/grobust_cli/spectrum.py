@@ -89,9 +89,9 @@ def spectrum(
 
     configs = [
         SpectrumConfig(
-            store=store, split=split, top=k, ddof=ddof, balance=balance, by=balance_by, ratio=ratio, seed=seed, null=null,
-            interval=interval, permutations=permutations, diagnostics=50 if diagnostics else None, heads=heads, head=head,
-            memory_bytes=byte_size(max_bytes, "--max-bytes"), device=resolve_device(device),
+            store=store, split=split, top=k, ddof=ddof, balance=balance, by=balance_by, ratio=ratio, seed=seed,
+            null=null, interval=interval, permutations=permutations, diagnostics=50 if diagnostics else None,
+            heads=heads, head=head, memory_bytes=byte_size(max_bytes, "--max-bytes"), device=resolve_device(device),
             records=records or store.parent / "records.jsonl",
         )
         for store in stores

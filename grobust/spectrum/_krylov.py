@@ -166,5 +166,5 @@ def _orthonormal(block: Array, against: Array = None) -> Array:
             block = block - against @ (against.T @ block)
     q, r = xp.linalg.qr(block)
     large = to_numpy(xp.abs(xp.linalg.diagonal(r))) > 1e-10 * scale
-    q = q[:, xp.asarray(np.flatnonzero(large), device=q.device)] if not large.all() else q
+    q = q if large.all() else xp.take(q, xp.asarray(np.flatnonzero(large), device=q.device), axis=1)
     return q if against is None else q - against @ (against.T @ q)

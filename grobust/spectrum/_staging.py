@@ -110,10 +110,11 @@ def stage(pieces: Sequence[Piece], shift: Array, *, dtype: str, out: Array = Non
 
 
 def first_rows(pieces: Sequence[Piece], count: int) -> Array:
-    """Up to `count` rows of the pieces, as stored, evenly spaced in each."""
-    taken = [_take(p.source, p.rows[:: -(-len(p) // count)]) for p in pieces[:count]]
+    """(b, d) float64 rows of the pieces, evenly spaced in each, about `count` in all."""
+    each = max(1, count // len(pieces))
+    taken = [_take(p.source, p.rows[:: -(-len(p) // each)]) for p in pieces[:count]]
     xp = array_namespace(taken[0])
-    return xp.concat([xp.astype(t, xp.float64) for t in taken], axis=0)[:count, :]
+    return xp.concat([xp.astype(t, xp.float64) for t in taken], axis=0)
 
 
 def row_chunks(n: int, rows: int) -> list[tuple[int, int]]:

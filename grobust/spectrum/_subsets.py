@@ -15,6 +15,7 @@ from grobust.arrays import array_namespace
 from grobust.errors import ConfigError
 from grobust.spectrum._gram import gram
 from grobust.spectrum._lanczos import largest_of_many
+from grobust.spectrum._staging import row_chunks
 from grobust.threads import Threads, one_thread, threads
 from grobust.typing import Array
 
@@ -51,7 +52,7 @@ class RowSet:
             rows = xp.astype(features, xp.float64)
             return cls(rows - xp.mean(rows, axis=0)[None, :])
         rows = xp.astype(features, xp.float32)
-        coarse = xp.astype(xp.mean(rows[:1024, :], axis=0), xp.float32)
+        coarse = xp.astype(xp.mean(rows[: min(1024, rows.shape[0]), :], axis=0), xp.float32)
         rows = rows - coarse[None, :]
         rows -= xp.astype(_column_means(rows), xp.float32)[None, :]
         return cls(rows)
@@ -152,11 +153,14 @@ class RowSet:
     def _direction(self) -> Array:
         """(d) near the largest spread of all rows: where most subsets have theirs."""
         xp = array_namespace(self.rows)
-        rows = self.rows[: 4 * 1024, :]
+        rows = self.rows[: min(4096, self.rows.shape[0]), :]
         vector = rows[0, :] * 0 + 1
         for _ in range(6):
             vector = (rows @ vector) @ rows
-            vector = vector / xp.linalg.vector_norm(vector)
+            length = float(xp.linalg.vector_norm(vector))
+            if length == 0:
+                break
+            vector = vector / length
         return vector
 
     def _cut(self, subsets: NDArray[np.int64], _: bool) -> NDArray[np.float64]:
@@ -210,8 +214,8 @@ def _start(xp: Array, b: int, m: int, data: Array, like: Array = None) -> Array:
 def _column_means(rows: Array) -> Array:
     xp = array_namespace(rows)
     total = xp.zeros(rows.shape[1], dtype=xp.float64, device=rows.device)
-    for start in range(0, rows.shape[0], 4096):
-        total += xp.sum(xp.astype(rows[start : start + 4096, :], xp.float64), axis=0)
+    for start, stop in row_chunks(rows.shape[0], 4096):
+        total += xp.sum(xp.astype(rows[start:stop, :], xp.float64), axis=0)
     return total / rows.shape[0]
 
 
