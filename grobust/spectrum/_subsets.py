@@ -146,7 +146,8 @@ class RowSet:
 
         if self.rows is None:
             start = centred(_start(xp, b, n, data), np.arange(b))
-            return largest_of_many(lambda v, i: centred(v @ data, i), start, tolerance=TOLERANCE)
+            # Vectors that rounding took out of the range are brought back before they are multiplied, too.
+            return largest_of_many(lambda v, i: centred(centred(v + 0.0, i) @ data, i), start, tolerance=TOLERANCE)
         start = _start(xp, b, data.shape[1], data, like=self._direction())
         return largest_of_many(lambda v, i: centred(v @ data.T, i) @ data, start, tolerance=TOLERANCE)
 

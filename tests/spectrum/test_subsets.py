@@ -40,8 +40,13 @@ def test_complements_whole_and_gram_only() -> None:
         np.testing.assert_allclose(each.largest(subsets, complement=True), loop(x, subsets, complement=True), rtol=1e-6)
         np.testing.assert_allclose(each.largest(subsets), loop(x, subsets), rtol=1e-6)
         assert each.whole() == pytest.approx(loop(x, np.arange(50)[None])[0], rel=1e-6)
+    few = RowSet.of(x[:8]).prepared()
+    subsets = draw_subsets(rng, 8, 6, 20)
+    for complement in (False, True):
+        kept = few.largest(subsets, complement=complement)
+        np.testing.assert_allclose(kept, loop(x[:8], subsets, complement=complement), rtol=1e-6)
     with pytest.raises(ConfigError, match="two rows"):
-        rows.largest(subsets[:, :1])
+        few.largest(subsets[:, :1])
 
 
 def test_subsets_are_drawn_without_replacement_and_evenly() -> None:
