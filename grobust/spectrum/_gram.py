@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from grobust.arrays import array_namespace
-from grobust.spectrum._moments import SHIFT_ROWS, Moments
+from grobust.spectrum._moments import Moments
 from grobust.spectrum._staging import Piece, first_rows, require_finite, row_chunks, stage, working_dtype
 from grobust.threads import Threads
 from grobust.typing import Array
 
 __all__ = ["CentredRows", "class_gram", "gram", "scatter_of_rows"]
 
+# Enough to come near the mean, which is then taken out exactly.
+SHIFT_ROWS = 32
 # Columns of one product: float32 rounding inside a product grows with it.
 PRODUCT_COLUMNS = 4096
 # Below this many multiplications threads cost more than they save.

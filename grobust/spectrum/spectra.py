@@ -268,12 +268,17 @@ def _solve(
 
         _each(team, of_small_group, list(zip(members, blocks, strict=True)))
         del blocks
-        if y in plan.gram_classes:
+        if y in plan.gram_classes and len(members) == 1:
+            by_class[y] = by_group[members[0]]
+        elif y in plan.gram_classes:
             matrix = class_gram(rows, matrix)
             by_class[y] = _result(matrix, rows.n - ddof, Route.GRAM, rank=plan.rank, complete=complete)
-            del matrix
-    _each(team, of_class, [y for y in range(groups.n_classes) if y not in plan.gram_classes and groups.class_counts[y]])
+        matrix = None
+    parts = {y: [g for g in groups.groups_of_class(y) if g in moments] for y in range(groups.n_classes)}
+    # Classes first: groups' scatters are completed in place afterwards.
+    _each(team, of_class, [y for y, own in parts.items() if len(own) > 1])
     _each(team, of_group, [g for g in moments if g not in by_group])
+    by_class |= {y: by_group[own[0]] for y, own in parts.items() if len(own) == 1 and y not in by_class}
     shared = {"dim": plan.dim, "rank": plan.rank, "ddof": ddof}
     return (
         _spectra(groups.names, groups.counts, by_group, **shared),
