@@ -18,8 +18,8 @@ Block = tuple[Array, Array]
 
 # Rows gathered and shifted at once: they stay in the second-level cache between the two steps.
 GATHER_ROWS = 256
-# Multiplications that take a few milliseconds in float64 are made in float64.
-PRECISE_WORK = 1 << 28
+# So few multiplications take a few hundredths of a second in float64, and are made in float64.
+PRECISE_WORK = 1 << 31
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from grobust.spectrum._eigen import Eigen, largest_eigenvalues
 from grobust.spectrum._gram import CentredRows, class_gram, gram, scatter_of_rows
 from grobust.spectrum._krylov import KrylovCell, krylov_spectra
 from grobust.spectrum._moments import Moments, MomentSums, merge_moments
-from grobust.spectrum._staging import Block, Piece, pieces_of
+from grobust.spectrum._staging import Block, Piece, pieces_of, working_dtype
 from grobust.threads import Threads, one_thread, threads
 from grobust.typing import Array
 
@@ -255,7 +255,7 @@ def _solve(
         rows = CentredRows.of([kept.pop(g) for g in members])
         if y in plan.gram_classes:
             matrix = gram(rows.rows, team)
-            blocks = [matrix[a:b, a:b] for a, b in zip(rows.edges, rows.edges[1:], strict=False)]
+            blocks = [_own_block(rows, i, matrix, team) for i in range(len(members))]
         else:
             blocks = [gram(rows.of_group(i), team) for i in range(len(members))]
             for i, g in enumerate(members):
@@ -284,6 +284,15 @@ def _solve(
         _spectra(groups.names, groups.counts, by_group, **shared),
         _spectra(groups.class_names, groups.class_counts, by_class, **shared),
     )
+
+
+def _own_block(rows: CentredRows, i: int, matrix: Array, team: Threads) -> Array:
+    """The group's part of its class's Gram matrix; of a small group anew in float64, where float32 would show."""
+    own = rows.of_group(i)
+    if working_dtype(own, work=float(own.shape[0]) ** 2 * own.shape[1]) != str(own.dtype).rsplit(".", 1)[-1]:
+        return gram(array_namespace(own).astype(own, array_namespace(own).float64), team)
+    start, stop = rows.edges[i], rows.edges[i + 1]
+    return matrix[start:stop, start:stop]
 
 
 def _each(team: Threads, work: Callable[[T], None], items: Sequence[T]) -> None:
