@@ -243,11 +243,10 @@ def _flattened(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
     started = seconds(lambda: [official(tensor[mask], top, steps=PEER_STEPS) for mask in masks])
     spent = seconds(lambda: spectra(on_device, groups, top))
     scale = (dim / small) ** 2
-    answer = f"error {ours:.0e} (groups below 1,500 rows); peak {(grown + x.nbytes) / 2**30:.1f} GiB with the features"
-    return [
-        Row(name, spent, f"official recipe at {small}, at most {PEER_STEPS} steps, times {scale:.1f}", scale * started, scale * started / spent, 1,
-            answer)
-    ]  # fmt: skip
+    memory = (grown + x.nbytes) / 2**30
+    answer = f"error {ours:.0e} (groups below 1,500 rows); peak {memory:.1f} GiB with the features"
+    peer = f"official recipe at {small}, at most {PEER_STEPS} steps, times {scale:.1f}"
+    return [Row(name, spent, peer, scale * started, scale * started / spent, 1, answer)]
 
 
 def _replicates(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
