@@ -16,12 +16,14 @@ from grobust.spectrum._staging import Piece, first_rows, require_finite, row_chu
 from grobust.threads import Threads
 from grobust.typing import Array
 
-__all__ = ["CentredRows", "class_gram", "gram", "scatter_of_rows"]
+__all__ = ["CentredRows", "class_gram", "gram", "precision_of", "scatter_of_rows"]
 
 # Enough to come near the mean, which is then taken out exactly.
 SHIFT_ROWS = 32
 # Columns of one product: float32 rounding inside a product grows with it.
 PRODUCT_COLUMNS = 4096
+# Rounding of a Gram matrix's entries is not averaged over rows as that of a covariance is: float64 up to more work.
+PRECISE_WORK = 1 << 33
 # Below this many multiplications threads cost more than they save.
 SMALL_PRODUCT = 1 << 24
 PANEL = 128
@@ -55,7 +57,7 @@ class CentredRows:
         edges = (0, *np.cumsum(sizes).tolist())
         first = groups[0][0].source
         xp = array_namespace(first)
-        dtype = working_dtype(first, work=float(edges[-1]) ** 2 * first.shape[1])
+        dtype = precision_of(first, edges[-1])
         out = None
         if isinstance(first, np.ndarray):
             out = np.empty((edges[-1], first.shape[1]), dtype)
@@ -80,6 +82,11 @@ class CentredRows:
     def of_group(self, i: int) -> Array:
         """(n_i, d) rows of the i-th group, a view."""
         return self.rows[self.edges[i] : self.edges[i + 1], :]
+
+
+def precision_of(rows: Array, n: int) -> str:
+    """Working dtype of the Gram matrix of n rows (., d)."""
+    return working_dtype(rows, work=float(n) ** 2 * rows.shape[1], limit=PRECISE_WORK)
 
 
 def gram(rows: Array, team: Threads) -> Array:

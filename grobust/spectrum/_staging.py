@@ -70,9 +70,9 @@ def pieces_of(features: Array, positions: Array, *, groups: Groups, dim: int) ->
         yield group, Piece(features, rows, numbers[rows])
 
 
-def working_dtype(source: Array, *, work: float = np.inf) -> str:
-    """Precision of products: ``float64`` for float64 features and for little `work` (multiplications)."""
-    return "float64" if str(source.dtype).endswith("float64") or work < PRECISE_WORK else "float32"
+def working_dtype(source: Array, *, work: float = np.inf, limit: float = PRECISE_WORK) -> str:
+    """Precision of products: ``float64`` for float64 features and for less `work` (multiplications) than `limit`."""
+    return "float64" if str(source.dtype).endswith("float64") or work < limit else "float32"
 
 
 def stage(pieces: Sequence[Piece], shift: Array, *, dtype: str, out: Array = None) -> Array:

@@ -14,10 +14,10 @@ from grobust.arrays import array_namespace
 from grobust.errors import ConfigError, ShapeError
 from grobust.groups import Groups
 from grobust.spectrum._eigen import Eigen, largest_eigenvalues
-from grobust.spectrum._gram import CentredRows, class_gram, gram, scatter_of_rows
+from grobust.spectrum._gram import CentredRows, class_gram, gram, precision_of, scatter_of_rows
 from grobust.spectrum._krylov import KrylovCell, krylov_spectra
 from grobust.spectrum._moments import Moments, MomentSums, merge_moments
-from grobust.spectrum._staging import Block, Piece, pieces_of, working_dtype
+from grobust.spectrum._staging import Block, Piece, pieces_of
 from grobust.threads import Threads, one_thread, threads
 from grobust.typing import Array
 
@@ -289,7 +289,7 @@ def _solve(
 def _own_block(rows: CentredRows, i: int, matrix: Array, team: Threads) -> Array:
     """The group's part of its class's Gram matrix; of a small group anew in float64, where float32 would show."""
     own = rows.of_group(i)
-    if working_dtype(own, work=float(own.shape[0]) ** 2 * own.shape[1]) != str(own.dtype).rsplit(".", 1)[-1]:
+    if precision_of(own, own.shape[0]) != str(own.dtype).rsplit(".", 1)[-1]:
         return gram(array_namespace(own).astype(own, array_namespace(own).float64), team)
     start, stop = rows.edges[i], rows.edges[i + 1]
     return matrix[start:stop, start:stop]
