@@ -1,56 +1,378 @@
-"""Spectra of all groups and classes against the official recipe and numpy.cov per group and class."""
+"""Spectra of all groups and classes, small groups, flattened features, replicates of ρ(y): answers first, then times.
+
+A row's ratio is peer seconds / our seconds. The official recipe is that of the paper's released code with its features
+at hand: per class and per group gather, centre, multiply, ``torch.lobpcg``. Errors are the largest relative error of
+the eigenvalues asked for, against float64.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import scipy.linalg
 import torch
-from harness import arguments, paired, report
+from harness import Row, arguments, paired, report, seconds
+from numpy.typing import NDArray
 
 from grobust.arrays import to_device
-from grobust.data.synthetic import gaussian_groups
-from grobust.spectrum import class_spectra, group_spectra, stream_spectra
+from grobust.groups import Groups
+from grobust.spectrum import Spectra, ratio_inference, stream_spectra
+from grobust.spectrum._moments import MomentSums
+from grobust.spectrum._staging import pieces_of
+from grobust.spectrum._subsets import RowSet, draw_subsets
+from grobust.threads import threads
 
-TOP = 10
+FloatArray = NDArray[Any]
+# Group shares of CelebA.
+CELEBA = (71_629, 66_874, 22_880, 1_387)
+WATERBIRDS = (3498, 184, 56, 1057)
+# lobpcg may need hours at 8,192 dimensions; its time up to here is a lower bound.
+PEER_STEPS = 50
 
 
 def main() -> None:
     args = arguments(__doc__ or "")
     full = args.size == "full"
-    counts, dim = ((14_000, 800, 300, 4400), 768) if full else ((300, 80, 30, 150), 40)
-    data = gaussian_groups(counts, dim, seed=0, decay=1.0)
-    groups, x = data.groups, data.features
-    on_device, positions = to_device(x, args.device), np.arange(len(groups))
-    cells = [(groups.ids, g) for g in range(4)] + [(groups.labels, y) for y in range(2)]
-
-    def ours() -> np.ndarray:
-        by_group, by_class = stream_spectra([(on_device, positions)], groups=groups, dim=dim, rank=TOP)
-        return np.concatenate([by_group.eigenvalues, by_class.eigenvalues])
-
-    def official() -> np.ndarray:
-        tops = []
-        for ids, cell in cells:
-            rows = torch.from_numpy(x[ids == cell])
-            centred = rows - rows.mean(0)
-            covariance = centred.T @ centred / len(rows)
-            start = torch.randn(dim, TOP, generator=torch.Generator().manual_seed(0))
-            tops.append(torch.lobpcg(covariance, k=TOP, X=start)[0].numpy())
-        return np.stack(tops)
-
-    def numpy_cov() -> np.ndarray:
-        tops = [np.linalg.eigvalsh(np.cov(x[ids == cell].T, ddof=0))[::-1][:TOP] for ids, cell in cells]
-        return np.stack(tops)
-
-    exact = numpy_cov()
-    error = float(np.max(np.abs(ours() / exact - 1)))
-    assert error < 1e-5
-    assert group_spectra(x, groups).ddof == class_spectra(x, groups).ddof == 0
-    theirs = float(np.max(np.abs(official() / exact - 1)))
-    name = f"4 groups, 2 classes of {len(groups)} x {dim}, top {TOP}"
-    rows = [
-        paired(
-            name, ours, "official recipe", official, answer=f"relative error {error:.0e}, theirs {theirs:.0e}", pairs=3
-        ),
-        paired(name, ours, "numpy.cov + eigvalsh", numpy_cov, answer=f"relative error {error:.0e}", pairs=3),
-    ]
+    rows = [row for name, make in _rows(full).items() if args.only in name for row in make(args, full, name)]
     report("spectrum", rows, args)
+
+
+def _rows(full: bool) -> dict[str, Callable[[argparse.Namespace, bool, str], list[Row]]]:
+    sizes = ("100000 x 768", "162770 x 768") if full else ("600 x 40",)
+    return {
+        **{f"4 groups + 2 classes of {size}, top 50": _whole for size in sizes},
+        **{f"mean offset of {offset} sd": _offset for offset in (0, 30, 300, 3000)},
+        "accumulation": _accumulation,
+        "small groups": _small,
+        "4795 x 31360 flattened": _flattened,
+        "replicates": _replicates,
+        "test of one class": _inference,
+        "peak memory": _memory,
+    }
+
+
+def features(
+    counts: tuple[int, ...], dim: int, *, offset: float = 0.0, decay: float = 0.7
+) -> tuple[FloatArray, Groups]:
+    """Power-law spectra in a random basis, float32; rows in random order."""
+    rng = np.random.default_rng(0)
+    ids = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    basis = np.linalg.qr(rng.standard_normal((min(dim, 1024), min(dim, 1024))))[0].astype(np.float32)
+    sds = (np.arange(1, dim + 1) ** -decay).astype(np.float32)
+    x = np.empty((ids.size, dim), np.float32)
+    for start in range(0, ids.size, 4096):
+        part = rng.standard_normal((min(4096, ids.size - start), dim), dtype=np.float32) * sds
+        part[:, : len(basis)] = part[:, : len(basis)] @ basis
+        x[start : start + len(part)] = part + 0.1 * ids[start : start + len(part), None] * sds
+    if offset:
+        x += np.float32(offset * x[:4096].std(axis=0).mean())
+    return x, Groups.from_arrays(ids // 2, ids % 2)
+
+
+def cells(groups: Groups) -> list[FloatArray]:
+    """Row masks of groups, then of classes."""
+    masks = [groups.ids == g for g in range(groups.n_groups)]
+    return masks + [groups.labels == y for y in range(groups.n_classes)]
+
+
+def exact(x: FloatArray, top: int) -> FloatArray:
+    """Eigenvalues in float64, by the smaller matrix."""
+    rows = x.astype(np.float64)
+    rows -= rows.mean(axis=0)
+    matrix = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    return np.asarray(np.linalg.eigvalsh(matrix)[::-1][:top] / len(rows))
+
+
+def official(x: torch.Tensor, top: int, *, steps: int | None = None) -> FloatArray:
+    """One group as in the released code, which has no limit on steps."""
+    centred = x - x.mean(0)
+    covariance = torch.matmul(centred.T, centred) / len(centred)
+    return np.asarray(torch.lobpcg(covariance, k=min(top, len(x) - 1, len(covariance) // 3), niter=steps)[0])
+
+
+def spectra(x: Any, groups: Groups, top: int) -> tuple[Spectra, Spectra]:
+    """Ours, on features in memory."""
+    blocks = [(x, np.arange(len(groups)))]
+    return stream_spectra(blocks, groups=groups, dim=x.shape[1], rank=top, keep=True)
+
+
+def error(found: FloatArray, true: FloatArray) -> float:
+    k = min(len(found), len(true))
+    return float(np.max(np.abs(found[:k] / true[:k] - 1)))
+
+
+def _whole(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
+    n, dim = (int(word) for word in name.split(" of ")[1].split(",")[0].split(" x "))
+    counts = tuple(max(2, round(c * n / sum(CELEBA))) for c in CELEBA)
+    top = 50 if full else 10
+    x, groups = features(counts, dim)
+    on_device, masks = to_device(x, args.device), cells(groups)
+    by_group, by_class = spectra(on_device, groups, top)
+    found = np.concatenate([by_group.eigenvalues, by_class.eigenvalues])
+    true = [exact(x[mask], top) for mask in masks]
+    ours = max(error(row[np.isfinite(row)], t) for row, t in zip(found, true, strict=True))
+    assert ours < 1e-6, ours
+    tensor, rows = torch.from_numpy(x), [torch.from_numpy(np.flatnonzero(mask)) for mask in masks]
+    theirs = max(error(official(tensor[r], top), t) for r, t in zip(rows, true, strict=True))
+
+    def peer() -> None:
+        for r in rows:
+            official(tensor[r], top)
+
+    def numpy_cov() -> None:
+        for mask in masks:
+            np.linalg.eigvalsh(np.cov(x[mask].T, ddof=0, dtype=np.float32))
+
+    def own() -> None:
+        spectra(on_device, groups, top)
+        _wait(args)
+
+    answer = f"relative error {ours:.0e}, theirs {theirs:.0e}"
+    pairs = 3 if full else 1
+    return [
+        paired(name, own, "official recipe", peer, answer=answer, pairs=pairs),
+        paired(name, own, "float32 numpy.cov + eigvalsh", numpy_cov, answer=f"relative error {ours:.0e}", pairs=pairs),
+    ]
+
+
+def _offset(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
+    counts, dim, top = ((15_000, 900, 800, 3300), 768, 50) if full else ((200, 90, 60, 80), 50, 3)
+    x, groups = features(counts, dim, offset=float(name.split()[3]))
+    on_device, masks = to_device(x, args.device), cells(groups)
+    true = [exact(x[mask], top) for mask in masks]
+    found = np.concatenate([s.eigenvalues for s in spectra(on_device, groups, top)])
+    ours = max(error(row, t) for row, t in zip(found, true, strict=True))
+    assert ours < 1e-6, ours
+    tensor = torch.from_numpy(x)
+    theirs = max(error(official(tensor[mask], top), t) for mask, t in zip(masks, true, strict=True))
+
+    def peer() -> None:
+        for mask in masks:
+            official(tensor[mask], top)
+
+    answer = f"λ1..λ{top}: relative error {ours:.0e}, theirs {theirs:.0e}"
+    return [paired(name, lambda: spectra(on_device, groups, top), "official recipe", peer, answer=answer, pairs=1)]
+
+
+def _accumulation(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
+    """Moments of all groups, without eigenvalues, against one product of all rows by the machine's SYRK."""
+    x, groups = features(tuple(c // 3 for c in CELEBA) if full else (300, 200, 100, 60), 768 if full else 40)
+    on_device = to_device(x, args.device)
+
+    def ours() -> dict[int, Any]:
+        with threads() as team:
+            sums = MomentSums(x.shape[1], groups.counts, team)
+            sums.add(list(pieces_of(on_device, np.arange(len(x)), groups=groups, dim=x.shape[1])), keep=True)
+            made = sums.finish()
+        _wait(args)
+        return made
+
+    def syrk() -> Any:
+        return scipy.linalg.blas.ssyrk(1.0, x.T)
+
+    for g, moments in ours().items():
+        rows = x[groups.ids == g].astype(np.float64)
+        assert np.trace(moments.scatter) / (rows.var(axis=0).sum() * len(rows)) - 1 < 1e-6
+    row = paired(name, ours, "one scipy ssyrk of all rows", syrk, answer="traces to 1e-6", pairs=7 if full else 1)
+    rate = len(x) * x.shape[1] ** 2 / row.ours_seconds / 1e9
+    return [Row(**{**vars(row), "answer": f"{row.answer}; {rate:.0f} GFLOP/s by n d²"})]
+
+
+def _small(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
+    """Five spectra, from flat to steep: the time of lobpcg depends on its luck by a factor of a thousand."""
+    sizes, top = (((56, 2048), (184, 2048), (1000, 4096)), 50) if full else (((10, 40),), 3)
+    made = []
+    for n, dim in sizes:
+        data = [features((n,), dim, decay=decay) for decay in ((0.0, 0.35, 0.5, 0.7, 1.0) if full else (0.7,))]
+        on_device = [(to_device(x, args.device), groups) for x, groups in data]
+        true = [exact(x, top) for x, _ in data]
+        found = [spectra(x, groups, top)[0].eigenvalues[0] for x, groups in on_device]
+        worst = max(map(error, found, true))
+        assert worst < 1e-6, worst
+        times, errors = [], []
+        for (x, _), t in zip(data, true, strict=True):
+            tensor = torch.from_numpy(x)
+            started = time.perf_counter()
+            theirs = official(tensor, top)
+            times.append(time.perf_counter() - started)
+            errors.append(error(theirs, t))
+        spectra(*on_device[0], top)
+        own = [
+            statistics.median(seconds(lambda x=x, g=g: (spectra(x, g, top), _wait(args))) for _ in range(5))
+            for x, g in on_device
+        ]
+        ratios = [b / a for a, b in zip(own, times, strict=True)]
+        answer = (
+            f"relative error {worst:.0e}, theirs {max(errors):.0e}; sums over {len(data)} spectra, single ratios "
+            f"{min(ratios):.0f} to {max(ratios):.0f}, median {statistics.median(ratios):.0f}"
+        )
+        label = f"{name}: {n} of {dim}, top {top}"
+        made.append(Row(label, sum(own), "official recipe", sum(times), sum(times) / sum(own), len(data), answer))
+    return made
+
+
+def _flattened(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
+    """Waterbirds at its own size within 4 GiB; the peer at 8,192 dimensions, scaled as d²."""
+    counts, dim, small, top = (WATERBIRDS, 31_360, 8192, 50) if full else ((60, 20, 6, 30), 200, 60, 3)
+    x, groups = features(counts, dim)
+    on_device = to_device(x, args.device)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    by_group, by_class = stream_spectra(
+        [(on_device, np.arange(len(x)))], groups=groups, dim=dim, rank=top, keep=True, memory_bytes=4 << 30
+    )
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown + x.nbytes < 4 << 30, grown
+    found = np.concatenate([by_group.eigenvalues, by_class.eigenvalues])
+    masks = cells(groups)
+    ours = max(
+        error(row[np.isfinite(row)], exact(x[mask], top))
+        for row, mask in zip(found, masks, strict=True)
+        if mask.sum() < 1500
+    )
+    assert ours < 1e-6, ours
+    tensor = torch.from_numpy(np.ascontiguousarray(x[:, :small]))
+    started = seconds(lambda: [official(tensor[mask], top, steps=PEER_STEPS) for mask in masks])
+    spent = seconds(lambda: spectra(on_device, groups, top))
+    scale = (dim / small) ** 2
+    memory = (grown + x.nbytes) / 2**30
+    answer = f"error {ours:.0e} (groups below 1,500 rows); peak {memory:.1f} GiB with the features"
+    peer = f"official recipe at {small}, at most {PEER_STEPS} steps, times {scale:.1f}"
+    return [Row(name, spent, peer, scale * started, scale * started / spent, 1, answer)]
+
+
+def _replicates(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
+    """λ1 of the size-matched null's and of the interval's subsets of Waterbirds' two classes."""
+    counts, dim, replicates, looped = (WATERBIRDS, 768, 1000, 20) if full else ((60, 20, 8, 30), 20, 20, 3)
+    x, groups = features(counts, dim)
+    made = []
+    for small, large in ((1, 0), (2, 3)):
+        rows, all_rows = x[groups.ids == small], x[groups.ids == large]
+        rng = np.random.default_rng(0)
+        m = len(rows)
+        null = draw_subsets(rng, len(all_rows), m, replicates)
+        interval = draw_subsets(rng, m, m - round(0.2 * m), replicates)
+
+        def ours(rows: FloatArray = rows, all_rows: FloatArray = all_rows, null: Any = null, interval: Any = interval):
+            a, b = RowSet.of(to_device(all_rows, args.device)), RowSet.of(to_device(rows, args.device))
+            return a.prepared().largest(null), b.prepared().largest(interval)
+
+        def loop(rows: FloatArray = rows, all_rows: FloatArray = all_rows, null: Any = null, interval: Any = interval):
+            return tuple(
+                np.array([_scipy_top(data[s]) for s in subsets[:looped]])
+                for data, subsets in ((all_rows, null), (rows, interval))
+            )
+
+        worst = max(error(a[:looped], b) for a, b in zip(ours(), loop(), strict=True))
+        assert worst < 1e-6, worst
+        label = f"{name}: {replicates} + {replicates}, {m} of {len(all_rows)} x {dim}"
+        peer = f"numpy.cov + scipy eigh(subset), {looped} each, times {replicates // looped}"
+        answer = f"same λ1 within {worst:.0e}"
+        made.append(
+            paired(label, ours, peer, loop, answer=answer, pairs=3 if full else 1, scale=replicates / looped)
+        )  # fmt: skip
+    return made
+
+
+def _scipy_top(rows: FloatArray) -> float:
+    covariance = np.cov(rows.astype(np.float64).T, ddof=0)
+    d = len(covariance)
+    return float(scipy.linalg.eigh(covariance, eigvals_only=True, subset_by_index=(d - 1, d - 1))[0])
+
+
+def _inference(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
+    """All that `ratio_inference` does, the permutation null included; its peer is the loop over its subsets."""
+    counts, dim = ((3498, 184), 768) if full else ((60, 20), 20)
+    x, groups = features(counts, dim)
+    small, large = (to_device(x[groups.ids == g], args.device) for g in (1, 0))
+    count = 1000 if full else 10
+    found = ratio_inference(small, large, null=count, interval=count, permutations=count)
+    assert abs(found.rho / (exact(x[groups.ids == 1], 1)[0] / exact(x[groups.ids == 0], 1)[0]) - 1) < 1e-6
+    one = x[groups.ids == 1]
+
+    def ours() -> None:
+        ratio_inference(small, large, null=count, interval=count, permutations=count)
+
+    answer = f"ρ to 1e-6; null mean {found.null_mean:.3f}, p {found.p_value:.2f}"
+    # Null and permutation of the minority, interval, and the permutations' majority.
+    peer = f"numpy.cov + scipy eigh(subset), once, times {4 * count}"
+    return [paired(name, ours, peer, lambda: _scipy_top(one), answer=answer, pairs=3 if full else 1, scale=4 * count)]
+
+
+MEMORY_SCRIPT = """
+import sys, threading, time
+import numpy as np
+from grobust.groups import Groups
+from grobust.spectrum import stream_spectra
+path, n, d = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+x = np.memmap(path, np.float32, "r", shape=(n, d))
+ids = np.arange(n) % 4
+groups = Groups.from_arrays(ids // 2, ids % 2)
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+warm = Groups.from_arrays(ids[:400] // 2, ids[:400] % 2)
+stream_spectra([(np.random.default_rng(0).standard_normal((400, 64)), np.arange(400))], groups=warm, dim=64, rank=3)
+peak, done, before = 0, False, anonymous()
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, anonymous()); time.sleep(0.005)
+thread = threading.Thread(target=watch); thread.start()
+step = 4096
+class Blocks:
+    def __iter__(self):
+        return ((x[i:i + step], np.arange(i, min(i + step, n))) for i in range(0, n, step))
+started = time.perf_counter()
+found, _ = stream_spectra(Blocks(), groups=groups, dim=d, rank=10)
+spent = time.perf_counter() - started
+done = True; thread.join()
+print(peak - before, spent, *found.eigenvalues[:, 0])
+"""
+
+
+def _memory(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
+    """Streaming from a memory map ten times the memory allowed; the peer is reading all of it, once, by numpy."""
+    dim, threads_used = (768, os.cpu_count() or 1) if full else (96, os.cpu_count() or 1)
+    # Rows of a product per thread, rows that wait for theirs in four groups, two blocks.
+    blocks = 4 * dim * 4096 * (threads_used + 4 + 2)
+    allowed = 2 * 4 * 8 * dim**2 + blocks
+    n = 10 * allowed // (4 * dim)
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "features"
+        with path.open("wb") as file:
+            for start in range(0, n, 8192):
+                rng.standard_normal((min(8192, n - start), dim), dtype=np.float32).tofile(file)
+        command = [sys.executable, "-c", MEMORY_SCRIPT, str(path), str(n), str(dim)]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        grown, spent = int(printed[0]), float(printed[1])
+        x = np.memmap(path, np.float32, "r", shape=(n, dim))
+        assert abs(float(printed[2]) / exact(x[::4], 1)[0] - 1) < 1e-6
+        read = seconds(lambda: [block.sum() for block in _slabs(x)])
+    assert grown < allowed, (grown, allowed)
+    answer = f"peak {grown / 2**20:.0f} MiB, allowed {allowed / 2**20:.0f}, features {4 * n * dim / 2**20:.0f}"
+    return [Row(f"{name}: {n} x {dim} from a memory map", spent, "summing all of it", read, read / spent, 1, answer)]
+
+
+def _slabs(x: FloatArray) -> Iterator[FloatArray]:
+    for start in range(0, len(x), 4096):
+        yield x[start : start + 4096]
+
+
+def _wait(args: argparse.Namespace) -> None:
+    if args.device == "cuda":
+        import cupy
+
+        cupy.cuda.get_current_stream().synchronize()
 
 
 if __name__ == "__main__":

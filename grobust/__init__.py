@@ -40,7 +40,16 @@ if TYPE_CHECKING:
     from grobust.models.backbones import load_backbone
     from grobust.probe import Head, Probe, ProbeFit, fit_probe, fit_probes
     from grobust.settings import LBFGS, BalanceBy, BalanceMethod
-    from grobust.spectrum import NormRatio, Spectra, class_spectra, group_spectra, norm_ratios
+    from grobust.spectrum import (
+        NormRatio,
+        RatioInference,
+        Spectra,
+        class_spectra,
+        diagnose,
+        group_spectra,
+        norm_ratios,
+        ratio_inference,
+    )
 
 __version__ = "0.1.0"
 
@@ -64,7 +73,10 @@ _HOMES = {
     "grobust.models.backbones": ("load_backbone",),
     "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
     "grobust.settings": ("LBFGS", "BalanceBy", "BalanceMethod"),
-    "grobust.spectrum": ("NormRatio", "Spectra", "class_spectra", "group_spectra", "norm_ratios"),
+    "grobust.spectrum": (
+        "NormRatio", "RatioInference", "Spectra", "class_spectra", "diagnose", "group_spectra", "norm_ratios",
+        "ratio_inference",
+    ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -92,6 +104,7 @@ __all__ = [
     "Probe",
     "ProbeFit",
     "Provenance",
+    "RatioInference",
     "Spectra",
     "Split",
     "StratifiedCellKFold",
@@ -101,6 +114,7 @@ __all__ = [
     "__version__",
     "balance_summary",
     "class_spectra",
+    "diagnose",
     "extract_features",
     "fit_probe",
     "fit_probes",
@@ -112,6 +126,7 @@ __all__ = [
     "make_balancer",
     "make_wga_scorer",
     "norm_ratios",
+    "ratio_inference",
     "save_heads",
     "wga_score",
 ]

@@ -209,6 +209,13 @@ class SpectrumConfig:
     top : eigenvalues kept per group
     ddof : 0 divides a covariance by n (the paper), 1 by n − 1
     balance, by, ratio, seed : spectra of the rows that this method keeps (the paper's are of the rows trained on)
+    null : replicates of the size-matched null of ρ(y); 0 for none, and then no interval either
+    interval : replicates of the interval
+    permutations : replicates of the permutation null; 0 for none
+    diagnostics : subsets behind the null ranges of the other diagnostics; None leaves the diagnostics out
+    heads : file of heads on these features, for what needs one; None for none
+    head : name or number of the one to use
+    memory_bytes : for matrices, and for the rows of a class while its replicates are drawn
     device : ``cpu`` or ``cuda``
     records : file that the run is appended to; None for none
     """
@@ -221,6 +228,13 @@ class SpectrumConfig:
     by: BalanceBy = BalanceBy.CLASS
     ratio: float = DEFAULT_RATIO
     seed: int = 1
+    null: int = 1000
+    interval: int = 1000
+    permutations: int = 200
+    diagnostics: int | None = 50
+    heads: Path | None = None
+    head: str = "0"
+    memory_bytes: int = 8 << 30
     device: str = "cpu"
     records: Path | None = None
 
@@ -230,6 +244,11 @@ class SpectrumConfig:
         if self.ddof not in (0, 1):
             raise ConfigError(f"ddof must be 0 (divide by n) or 1 (divide by n - 1), got {self.ddof}.")
         _check_split(self.split)
+        for name in ("null", "interval", "permutations", "memory_bytes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.diagnostics is not None and self.diagnostics < 0:
+            raise ConfigError(f"diagnostics must not be negative, got {self.diagnostics}.")
 
 
 def _check_split(split: str) -> None:

@@ -1,121 +1,190 @@
-"""Second moments of groups in one streaming pass, by the cheaper of two routes.
+"""Means and second moments of groups in one streaming pass, for groups of at least d rows.
 
-A group of at least d rows accumulates its d × d moments; a smaller one keeps its rows, whose n × n Gram matrix has the
-same non-zero eigenvalues. Rows are shifted by a common vector near their mean before anything is squared, and all
-accumulators are float64, so a large mean costs no accuracy.
+Rows wait until a group has a few thousand of them; then one float32 symmetric product (float64 for float64 features) of
+the rows minus the group's shift is added to float64 accumulators. The shift is near the group's mean, so that a large
+mean costs no accuracy, and what is left of the mean is taken out in float64 at the end.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from grobust.arrays import array_namespace, to_numpy
-from grobust.errors import ShapeError
-from grobust.groups import Groups
+from grobust.arrays import array_namespace
+from grobust.spectrum._staging import Piece, first_rows, require_finite, row_chunks, stage, working_dtype
+from grobust.threads import Threads
 from grobust.typing import Array
 
-__all__ = ["Cell", "accumulate", "merge"]
+__all__ = ["MomentSums", "Moments", "merge_moments"]
 
-Block = tuple[Array, Array]
+# Rows of one product. float32 rounding inside a product grows with it, the cost of adding d × d float64 falls.
+PRODUCT_ROWS = 4096
+SHIFT_ROWS = 512
+COPY_ROWS = 1024
+PANEL = 128
 
 
-@dataclass(eq=False)
-class Cell:
-    """Sums over the rows of one group, after the shift.
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Rows, mean and scatter of one group or class.
 
     Parameters
     ----------
-    n : rows the group has in all
-    dim : d
-    total : (d) float64 sum of the rows
-    products : (d, d) float64 sum of outer products, or None on the Gram route
-    rows : pieces (b, d) float64 of the rows, on the Gram route
-    seen : rows taken in so far
+    n : rows
+    mean : (d) float64
+    scatter : (d, d) float64, Σ (x − mean)(x − mean)ᵀ; only the upper triangle is filled before `symmetric`
     """
 
     n: int
-    dim: int
-    total: Array = None
-    products: Array = None
-    rows: list[Array] = field(default_factory=list)
-    seen: int = 0
+    mean: Array
+    scatter: Array
 
-    @property
-    def gram(self) -> bool:
-        """Whether the n × n Gram matrix is the cheaper route."""
-        return self.n < self.dim
-
-    def add(self, rows: Array) -> None:
-        """Take in rows (b, d), float64 and shifted."""
-        xp = array_namespace(rows)
-        total = xp.sum(rows, axis=0)
-        self.total = total if self.total is None else self.total + total
-        self.seen += int(rows.shape[0])
-        if self.gram:
-            self.rows.append(rows)
-        elif self.products is None:
-            self.products = rows.T @ rows
-        else:
-            self.products += rows.T @ rows
-
-    def eigenvalues(self, *, ddof: int) -> Array:
-        """(min(n, d)) float64 eigenvalues of the covariance, descending, rounding below zero cut off."""
-        xp = array_namespace(self.total)
-        mean = self.total / self.n
-        if self.gram:
-            centred = xp.concat(self.rows, axis=0) - mean
-            matrix = centred @ centred.T
-        else:
-            matrix = self.products - self.n * (mean[:, None] * mean[None, :])
-        values = xp.linalg.eigvalsh(matrix / (self.n - ddof))
-        return xp.maximum(xp.flip(values), xp.zeros_like(values))
+    def covariance(self, *, ddof: int = 0) -> Array:
+        """(d, d) float64, a new array, both triangles."""
+        xp = array_namespace(self.scatter)
+        upper = xp.triu(self.scatter) / (self.n - ddof)
+        return upper + xp.triu(upper, k=1).T
 
 
-def accumulate(blocks: Iterable[Block], *, groups: Groups, dim: int) -> list[Cell]:
-    """One pass over blocks of (features (b, d), positions (b) of their rows in `groups`), in any order.
+def merge_moments(parts: Sequence[Moments]) -> Moments:
+    """Moments of all rows together (Chan, Golub & LeVeque 1983): means apart add their spread to the scatter."""
+    n = sum(part.n for part in parts)
+    mean = sum(part.mean * (part.n / n) for part in parts)
+    xp = array_namespace(parts[0].mean)
+    scatter = xp.zeros_like(parts[0].scatter)
+    for part in parts:
+        offset = part.mean - mean
+        scatter += part.scatter
+        scatter += (part.n * offset)[:, None] * offset[None, :]
+    return Moments(n, mean, scatter)
 
-    Raises
-    ------
-    ShapeError
-        If a feature is not finite (the row is named), a block has another width, or rows are missing at the end.
+
+@dataclass(eq=False)
+class _Sums:
+    shift: Array
+    total: Array
+    products: Array
+    dtype: str
+    n: int = 0
+
+
+@dataclass(eq=False)
+class MomentSums:
+    """Accumulators of several groups; `add` pieces in any order, then `finish`.
+
+    Parameters
+    ----------
+    dim : d
+    counts : (g) rows that the groups will have
+    team : threads that form products; sums are added in the order of the pieces, whoever formed them
     """
-    cells = [Cell(int(n), dim) for n in groups.counts]
-    shift = None
-    for features, positions in blocks:
-        xp = array_namespace(features)
-        if features.ndim != 2 or features.shape[1] != dim:
-            raise ShapeError(f"A block of features has shape {features.shape}; expected (b, {dim}).")
-        block = xp.astype(features, xp.float64)
-        numbers = to_numpy(positions)
-        finite = to_numpy(xp.all(xp.isfinite(block), axis=1))
-        if not finite.all():
-            raise ShapeError(f"Row {int(numbers[np.argmin(finite)])} of the features is not finite.")
-        if shift is None:
-            shift = xp.mean(block, axis=0)
-        block = block - shift
-        ids = groups.ids[numbers]
-        for group in np.unique(ids).tolist():
-            rows = np.flatnonzero(ids == group)
-            cells[group].add(block if rows.size == len(ids) else block[xp.asarray(rows)])
-    short = [g for g, cell in enumerate(cells) if cell.seen != cell.n]
-    if short:
-        name = groups.names[short[0]]
-        raise ShapeError(f"Group '{name}' has {cells[short[0]].n} rows, the blocks held {cells[short[0]].seen}.")
-    return cells
+
+    dim: int
+    counts: NDArray[np.int64]
+    team: Threads
+    _pending: dict[int, list[Piece]] = field(default_factory=dict)
+    _sums: dict[int, _Sums] = field(default_factory=dict)
+    _work: list[tuple[int, list[Piece]]] = field(default_factory=list)
+    _buffers: list[tuple[Array, Array]] = field(default_factory=list)
+
+    def add(self, pieces: Sequence[tuple[int, Piece]], *, keep: bool) -> None:
+        """Take in the (group, rows) of a block; `keep` says that the block stays as it is until `finish`."""
+        if not keep:
+            parts = [(group, part) for group, piece in pieces for part in piece.split(COPY_ROWS)]
+            copies = self.team.map(lambda part: part[1].copied(), parts)
+            pieces = [(group, copy) for (group, _), copy in zip(parts, copies, strict=True)]
+        for group, piece in pieces:
+            for part in piece.split(PRODUCT_ROWS):
+                waiting = self._pending.setdefault(group, [])
+                waiting.append(part)
+                if sum(map(len, waiting)) >= PRODUCT_ROWS:
+                    self._give_out(group, self._pending.pop(group))
+
+    def finish(self) -> dict[int, Moments]:
+        """Moments by group; the accumulators are used up."""
+        for group, waiting in self._pending.items():
+            if waiting:
+                self._give_out(group, waiting)
+        self._pending.clear()
+        self._form()
+        self._buffers.clear()
+        return {group: _centred(self._sums.pop(group)) for group in sorted(self._sums)}
+
+    def _give_out(self, group: int, pieces: list[Piece]) -> None:
+        if group not in self._sums:
+            sample = first_rows(pieces, SHIFT_ROWS)
+            dtype = working_dtype(pieces[0].source, work=float(self.counts[group]) * self.dim**2)
+            xp = array_namespace(sample)
+            zero = xp.zeros(self.dim, dtype=xp.float64, device=sample.device)
+            products = xp.zeros((self.dim, self.dim), dtype=xp.float64, device=sample.device)
+            self._sums[group] = _Sums(xp.mean(sample, axis=0), zero, products, dtype)
+        for part in _parts(pieces):
+            self._work.append((group, part))
+            if len(self._work) == self.team.count:
+                self._form()
+
+    def _form(self) -> None:
+        """One product per thread, then the additions, panel by panel."""
+        work, self._work = self._work, []
+        if not work:
+            return
+        while len(self._buffers) < len(work):
+            self._buffers.append(self._new_buffers(work[0]))
+        made = self.team.map(self._product, list(enumerate(work)))
+        for (group, pieces), (total, _, rows) in zip(work, made, strict=True):
+            xp = array_namespace(total)
+            if not bool(xp.all(xp.isfinite(total))):
+                require_finite(pieces)
+            self._sums[group].total += xp.astype(total, xp.float64)
+            self._sums[group].n += rows
+
+        def add(panel: tuple[int, int]) -> None:
+            start, stop = panel
+            for (group, _), (_, product, _) in zip(work, made, strict=True):
+                self._sums[group].products[start:stop, start:] += product[start:stop, start:]
+
+        self.team.map(add, row_chunks(self.dim, max(PANEL, -(-self.dim // 64))))
+
+    def _new_buffers(self, work: tuple[int, list[Piece]]) -> tuple[Array, Array]:
+        sums = self._sums[work[0]]
+        if not isinstance(sums.shift, np.ndarray):
+            return None, None
+        return np.empty((PRODUCT_ROWS, self.dim), sums.dtype), np.empty((self.dim, self.dim), sums.dtype)
+
+    def _product(self, numbered: tuple[int, tuple[int, list[Piece]]]) -> tuple[Array, Array, int]:
+        number, (group, pieces) = numbered
+        sums = self._sums[group]
+        buffer, out = self._buffers[number]
+        if buffer is not None and buffer.dtype != sums.dtype:
+            buffer = out = None
+        staged = stage(pieces, sums.shift, dtype=sums.dtype, out=buffer)
+        xp = array_namespace(staged)
+        ones = xp.ones((1, staged.shape[0]), dtype=staged.dtype, device=staged.device)
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = (ones @ staged)[0, :]
+            product = np.matmul(staged.T, staged, out=out) if isinstance(staged, np.ndarray) else staged.T @ staged
+        return total, product, int(staged.shape[0])
 
 
-def merge(cells: Sequence[Cell]) -> Cell:
-    """The cell of all rows of several cells; the common shift makes moments plain sums."""
-    merged = Cell(sum(cell.n for cell in cells), cells[0].dim)
-    for cell in cells:
-        if cell.n == 0:
-            continue
-        if merged.gram or cell.gram:
-            for rows in cell.rows:
-                merged.add(rows)
-            continue
-        merged.total = cell.total if merged.total is None else merged.total + cell.total
-        merged.products = cell.products + 0 if merged.products is None else merged.products + cell.products
-        merged.seen += cell.n
-    return merged
+def _parts(pieces: list[Piece]) -> list[list[Piece]]:
+    """Cut a list of pieces so that none of the lists has more than PRODUCT_ROWS rows."""
+    parts: list[list[Piece]] = [[]]
+    room = PRODUCT_ROWS
+    for piece in pieces:
+        while len(piece) > room:
+            head, rest = piece.rows[:room], slice(room, None)
+            parts[-1].append(Piece(piece.source, head, piece.positions[:room]))
+            piece = Piece(piece.source, piece.rows[rest], piece.positions[rest])
+            parts.append([])
+            room = PRODUCT_ROWS
+        parts[-1].append(piece)
+        room -= len(piece)
+    return [part for part in parts if part]
+
+
+def _centred(sums: _Sums) -> Moments:
+    """Take the rest of the mean out of the products, in place."""
+    rest = sums.total / sums.n
+    sums.products -= (sums.n * rest)[:, None] * rest[None, :]
+    return Moments(sums.n, sums.shift + rest, sums.products)

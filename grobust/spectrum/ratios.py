@@ -2,17 +2,29 @@
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 from grobust.errors import ShapeError
 from grobust.groups import Groups
 from grobust.spectrum.spectra import Spectra
 
-__all__ = ["SMALL_GROUP_NOTE", "NormRatio", "norm_ratios"]
+__all__ = ["SMALL_GROUP_NOTE", "Against", "NormRatio", "norm_ratios", "pairs_of_class"]
 
 SMALL_GROUP_NOTE = (
     "the largest eigenvalue of a small group is biased upward by sampling alone, so ρ(y) > 1 can come from group sizes "
-    "rather than from the groups; compare the counts beside it before reading anything into it"
+    "rather than from the groups; read it beside its size-matched null"
 )
+
+
+class Against(StrEnum):
+    """What the smallest group of a class is compared with.
+
+    MAJORITY : the largest group: ρ(y) proper
+    OTHER : another group of a class with more than two groups
+    """
+
+    MAJORITY = "majority"
+    OTHER = "other"
 
 
 @dataclass(frozen=True)
@@ -24,8 +36,11 @@ class NormRatio:
     class_name : y
     rho : the ratio; NaN if undefined, with the reason in `note`
     trace_ratio : the same of the traces, which sampling hardly biases
-    minority, n_minority, majority, n_majority : names and rows of the two groups; None if undefined
-    note : why it is undefined, or empty
+    minority, n_minority, majority, n_majority : names and rows of the two groups; None if undefined. With more than two
+        attribute values the smallest group is also compared with each group between, which then stands as `majority`
+    note : why it is undefined, or what it is compared with, or empty
+    against : whether `majority` is the largest group of the class
+    minority_id, majority_id : the groups' ids; None if undefined
     """
 
     class_name: str
@@ -36,6 +51,9 @@ class NormRatio:
     majority: str | None
     n_majority: int | None
     note: str
+    against: Against = Against.MAJORITY
+    minority_id: int | None = None
+    majority_id: int | None = None
 
 
 def norm_ratios(spectra: Spectra, groups: Groups) -> tuple[NormRatio, ...]:
@@ -46,6 +64,11 @@ def norm_ratios(spectra: Spectra, groups: Groups) -> tuple[NormRatio, ...]:
     spectra : of the groups of `groups` (`group_spectra`)
     groups : the rows that the spectra were computed from; their counts decide minority and majority
 
+    Returns
+    -------
+    One per class, smallest against largest group; after it, in a class of more than two groups, the smallest against
+    each of the others.
+
     Raises
     ------
     ShapeError
@@ -53,19 +76,34 @@ def norm_ratios(spectra: Spectra, groups: Groups) -> tuple[NormRatio, ...]:
     """
     if spectra.names != groups.names or spectra.counts.tolist() != groups.counts.tolist():
         raise ShapeError("The spectra are not those of the given groups; compute them from the same rows.")
-    return tuple(_ratio(spectra, groups, label) for label in range(groups.n_classes))
+    ratios: list[NormRatio] = []
+    for label in range(groups.n_classes):
+        pairs = pairs_of_class(groups, label)
+        if not pairs:
+            note = "no minority group: a tie, or fewer than two groups with rows"
+            ratios.append(_undefined(groups.class_names[label], note, Against.MAJORITY))
+        ratios += [_ratio(spectra, groups, label, *pair) for pair in pairs]
+    return tuple(ratios)
 
 
-def _ratio(spectra: Spectra, groups: Groups, label: int) -> NormRatio:
+def pairs_of_class(groups: Groups, label: int) -> tuple[tuple[int, int, Against], ...]:
+    """(smallest group, compared group, what that is): the largest first, then the others; empty without a minority."""
     minority, majority = groups.minority_group(label), groups.majority_group(label)
-    name = groups.class_names[label]
     if minority is None or majority is None:
-        return _undefined(name, "no minority group: a tie, or fewer than two groups with rows")
+        return ()
+    others = [g for g in groups.groups_of_class(label) if groups.counts[g] > 0 and g not in (minority, majority)]
+    return ((minority, majority, Against.MAJORITY), *((minority, g, Against.OTHER) for g in others))
+
+
+def _ratio(spectra: Spectra, groups: Groups, label: int, minority: int, majority: int, against: Against) -> NormRatio:
+    name = groups.class_names[label]
     small, large = float(spectra.eigenvalues[minority, 0]), float(spectra.eigenvalues[majority, 0])
     if math.isnan(small) or math.isnan(large):
-        return _undefined(name, "a group has fewer than two rows")
+        return _undefined(name, "a group has fewer than two rows", against)
     if large == 0:
-        return _undefined(name, "the majority group does not vary")
+        return _undefined(name, "the majority group does not vary", against)
+    several = len(pairs_of_class(groups, label)) > 1
+    what = "smallest against largest group" if against is Against.MAJORITY else "smallest against another group"
     return NormRatio(
         class_name=name,
         rho=small / large,
@@ -74,9 +112,12 @@ def _ratio(spectra: Spectra, groups: Groups, label: int) -> NormRatio:
         n_minority=int(groups.counts[minority]),
         majority=groups.names[majority],
         n_majority=int(groups.counts[majority]),
-        note="",
+        note=what if several else "",
+        against=against,
+        minority_id=minority,
+        majority_id=majority,
     )
 
 
-def _undefined(class_name: str, note: str) -> NormRatio:
-    return NormRatio(class_name, math.nan, math.nan, None, None, None, None, note)
+def _undefined(class_name: str, note: str, against: Against) -> NormRatio:
+    return NormRatio(class_name, math.nan, math.nan, None, None, None, None, note, against)

@@ -1,6 +1,7 @@
 """The command line on real data: what a newcomer types, and what they mistype."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,14 +60,37 @@ def test_probe_prints_tables_and_json(store: Path, tmp_path: Path) -> None:
     assert len(read_records(records)) == 30
 
 
-def test_spectrum_prints_tables_and_json(store: Path) -> None:
-    text = run("spectrum", store)
-    assert "ρ(y)" in text
-    report = json.loads(run("spectrum", store, "--json", "--top", "3"))
+def test_spectrum_prints_tables_and_json(store: Path, tmp_path: Path) -> None:
+    quick = ("--null", "60", "--interval", "40", "--permutations", "20", "--records", tmp_path / "r.jsonl")
+    text = run("spectrum", store, *quick)
+    for word in ("ρ(y)", "null mean", "digit >= 5 / orange *", "95% interval", "subspace overlap", "effective rank"):
+        assert word in text
+    assert "imbalanced" not in text
+    assert "class digit" not in run("spectrum", store, "--by", "group", "--no-diagnostics", *quick)
+    report = json.loads(run("spectrum", store, "--json", "--top", "3", "--figures", tmp_path / "f", *quick))
     assert len(report["groups"]) == 4
     assert len(report["groups"][0]["eigenvalues"]) == 3
+    assert report["norm_ratios"][0]["inference"]["null_replicates"] == 60
+    assert {Path(f).stem for f in report["figures"]} == {"eigenvalues", "rho", "rho_null"}
     assert "biased upward" in " ".join(report["notes"])
-    assert (store.parent / "records.jsonl").is_file()
+    assert len(read_records(tmp_path / "r.jsonl", command="spectrum")) == 3
+
+
+def test_spectrum_of_several_stores_and_saved_heads(store: Path, tmp_path: Path) -> None:
+    heads = tmp_path / "h.safetensors"
+    records = ("--records", tmp_path / "r.jsonl")
+    run("probe", store, "--seeds", "1", "--save", heads, *records)
+    stores = [tmp_path / f"seed{seed}.h5" for seed in (1, 2)]
+    for path in stores:
+        shutil.copy(store, path)
+    quick = ("--null", "60", "--interval", "0", "--permutations", "0", *records)
+    text = run("spectrum", *stores, "--heads", heads, *quick)
+    for word in ("margin gap, spread part", "accuracy gap", "ρ(y) over runs"):
+        assert word in text
+    content = json.loads(run("spectrum", *stores, "--heads", heads, "--no-diagnostics", "--json", *quick))
+    assert [row["n"] for row in content["rho"]] == [2, 2]
+    assert [r["label"]["seed"] for r in content["reports"]] == [1, 2]
+    assert len(content["correspondence"]["pairs"]) == 4
 
 
 def test_info_and_verify(store: Path) -> None:
@@ -114,6 +138,9 @@ def test_changed_settings_are_an_error_with_the_difference(store: Path) -> None:
         (["probe", "{store}", "--device", "tpu"], "tpu"),
         (["spectrum", "{store}", "--top", "0"], "top must be"),
         (["spectrum", "{store}", "--ddof", "3"], "ddof must be"),
+        (["spectrum", "{store}", "--null", "-1"], "null must not be negative"),
+        (["spectrum", "{store}", "--heads", "no.safetensors"], "no.safetensors"),
+        (["spectrum"], "Missing argument"),
         (["spectrum", "{store}", "--split", "dev"], "train, val or test"),
         (["extract", "--dataset", "digit", "--backbone", "timm:resnet18@random", "--out", "x.h5"], "Did you mean"),
         (["extract", "--dataset", "digits", "--backbone", "resnet18", "--out", "x.h5"], "source:name"),

@@ -1,0 +1,249 @@
+"""Spectra of several stores side by side: epochs, seeds and methods; curves, mean ± sd over seeds, figures."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import numpy as np
+
+from grobust.errors import ConfigError
+from grobust.experiments.spectrum import SpectrumReport
+from grobust.report.figures import GroupSpectrum, plot_eigenvalues
+from grobust.report.spectra import NullDraws, RhoPoint, plot_null, plot_rho, plot_rho_over_training
+from grobust.settings import BalanceMethod
+from grobust.spectrum import Against, Correspondence, RatioAndGap, correspondence
+
+__all__ = ["RhoSummary", "RunLabel", "SpectraComparison", "compare_spectra", "draw_spectra", "label_of"]
+
+
+@dataclass(frozen=True)
+class RunLabel:
+    """Which run a store belongs to.
+
+    Parameters
+    ----------
+    dataset : of the store
+    method : of the training, or of the rows used; ``none`` where nothing says so
+    seed, epoch : None where nothing says so
+    """
+
+    dataset: str
+    method: str
+    seed: int | None
+    epoch: int | None
+
+
+@dataclass(frozen=True)
+class RhoSummary:
+    """ρ(y) of one class over the seeds of one data set, method and epoch.
+
+    Parameters
+    ----------
+    mean, sd : over seeds; the population sd, as in the paper's figures
+    values : one per seed
+    null_mean : mean of the nulls' means; NaN without
+    """
+
+    label: RunLabel
+    class_name: str
+    mean: float
+    sd: float
+    values: tuple[float, ...]
+    null_mean: float
+
+    @property
+    def n(self) -> int:
+        """Seeds."""
+        return len(self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class SpectraComparison:
+    """Reports of several stores.
+
+    Parameters
+    ----------
+    reports, labels : one each per store
+    rho : summaries over seeds, in the order of data set, method, epoch and class
+    eigenvalues : spectra of groups averaged over seeds, of the last epoch of each data set and method
+    correspondence : ρ(y) against accuracy gaps over all stores; None without heads
+    """
+
+    reports: tuple[SpectrumReport, ...]
+    labels: tuple[RunLabel, ...]
+    rho: tuple[RhoSummary, ...]
+    eigenvalues: tuple[GroupSpectrum, ...]
+    correspondence: Correspondence | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able report; NaN becomes None."""
+        found = self.correspondence
+        return {
+            "reports": [
+                {**report.as_dict(), "label": asdict(label)}
+                for report, label in zip(self.reports, self.labels, strict=True)
+            ],
+            "rho": [
+                {**{k: _number(v) for k, v in asdict(row).items()}, "n": row.n} for row in self.rho
+            ],
+            "correspondence": None if found is None else {k: _number(v) for k, v in asdict(found).items()},
+        }  # fmt: skip
+
+
+def label_of(report: SpectrumReport) -> RunLabel:
+    """Read data set, method, seed and epoch of a store from what made it and from its name.
+
+    The method and seed are those of the rows used where a balancing method chose them; otherwise a method's name,
+    ``seed3`` and ``epoch10`` in the file's or its folder's name count, as in ``mixture_seed1/epoch10.h5``. An epoch at
+    the end of the backbone's name, ``run:DIR@10``, counts too.
+    """
+    path = report.config.store
+    name = f"{path.parent.name}/{path.stem}".lower()
+    seed, epoch = (re.search(rf"(?<![a-z]){word}[-_=]?(\d+)", name) for word in ("seed", "epoch"))
+    at = re.fullmatch(r"run:.*@(\d+)", report.provenance.backbone)
+    method = str(report.config.balance)
+    if report.config.balance is BalanceMethod.NONE:
+        named = [
+            m for m in BalanceMethod if m is not BalanceMethod.NONE and re.search(rf"(?<![a-z]){m}(?![a-z])", name)
+        ]
+        method = str(named[0]) if named else method
+    chosen = report.config.seed if report.config.balance is not BalanceMethod.NONE else None
+    return RunLabel(
+        dataset=report.provenance.dataset,
+        method=method,
+        seed=int(seed[1]) if seed else chosen,
+        epoch=int(at[1]) if at else int(epoch[1]) if epoch else None,
+    )
+
+
+def compare_spectra(reports: Sequence[SpectrumReport]) -> SpectraComparison:
+    """Summarize the reports of several stores.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or two stores of one data set have different classes or attributes.
+    """
+    if not reports:
+        raise ConfigError("No feature stores were given.")
+    schemes: dict[str, tuple[str, ...]] = {}
+    for report in reports:
+        names = report.groups.names
+        if schemes.setdefault(report.provenance.dataset, names) != names:
+            raise ConfigError(f"{report.config.store} has other groups than the stores of its data set before it.")
+    labels = tuple(map(label_of, reports))
+    pairs = [
+        RatioAndGap(_run_name(label, report), pair.class_name, pair.rho, pair.gap, pair.n_minority)
+        for report, label in zip(reports, labels, strict=True)
+        for pair in report.gaps
+    ]
+    return SpectraComparison(
+        reports=tuple(reports),
+        labels=labels,
+        rho=tuple(_summaries(reports, labels)),
+        eigenvalues=tuple(_mean_eigenvalues(reports, labels)),
+        correspondence=correspondence(pairs) if pairs else None,
+    )
+
+
+def draw_spectra(comparison: SpectraComparison, folder: Path) -> tuple[Path, ...]:
+    """The paper's two figures (eigenvalues per group, ρ(y) per class), ρ against its null, and curves over epochs.
+
+    Returns
+    -------
+    The files written: PNG, SVG and CSV of each.
+    """
+    points, nulls = [], []
+    for report, label in zip(comparison.reports, comparison.labels, strict=True):
+        for ratio, found in zip(report.ratios, report.inferences, strict=True):
+            if ratio.against is not Against.MAJORITY or not math.isfinite(ratio.rho):
+                continue
+            low, high = (found.null_low, found.null_high) if found is not None else (math.nan, math.nan)
+            points.append(
+                RhoPoint(label.dataset, label.method, label.seed, label.epoch, ratio.class_name, ratio.rho, low, high)
+            )
+            if found is not None and found.null.size:
+                name = f"{_run_name(label, report)}: {ratio.class_name}, {ratio.minority} (n={ratio.n_minority})"
+                nulls.append(NullDraws(name, ratio.rho, tuple(found.null.tolist()), found.p_value))
+    written = [*plot_eigenvalues(comparison.eigenvalues, folder / "eigenvalues")] if comparison.eigenvalues else []
+    last = _last_epochs(comparison.labels)
+    drawn = [p for p in points if p.epoch == last[p.dataset, p.method]]
+    if drawn:
+        written += plot_rho(drawn, folder / "rho")
+    if nulls:
+        written += plot_null(nulls, folder / "rho_null")
+    if len({p.epoch for p in points if p.epoch is not None}) > 1:
+        written += plot_rho_over_training([p for p in points if p.epoch is not None], folder / "rho_over_training")
+    return tuple(written)
+
+
+def _run_name(label: RunLabel, report: SpectrumReport) -> str:
+    parts = [label.dataset, label.method if label.method != "none" else ""]
+    parts += [f"seed {label.seed}" if label.seed is not None else ""]
+    parts += [f"epoch {label.epoch}" if label.epoch is not None else ""]
+    if label.seed is None and label.epoch is None:
+        parts.append(report.config.store.name)
+    return ", ".join(part for part in parts if part)
+
+
+def _cells(labels: Sequence[RunLabel]) -> list[RunLabel]:
+    """What is left of the labels without the seed, each once, in order."""
+    return list(dict.fromkeys(RunLabel(lb.dataset, lb.method, None, lb.epoch) for lb in labels))
+
+
+def _summaries(reports: Sequence[SpectrumReport], labels: Sequence[RunLabel]) -> list[RhoSummary]:
+    found = []
+    for cell in _cells(labels):
+        own = [r for r, lb in zip(reports, labels, strict=True) if _cells([lb]) == [cell]]
+        for name in own[0].groups.class_names:
+            pairs = [
+                (ratio.rho, math.nan if null is None else null.null_mean)
+                for report in own
+                for ratio, null in zip(report.ratios, report.inferences, strict=True)
+                if ratio.class_name == name and ratio.against is Against.MAJORITY and math.isfinite(ratio.rho)
+            ]
+            if pairs:
+                values, nulls = zip(*pairs, strict=True)
+                found.append(RhoSummary(cell, name, fmean(values), pstdev(values), values, float(np.mean(nulls))))
+    return found
+
+
+def _last_epochs(labels: Sequence[RunLabel]) -> dict[tuple[str, str], int | None]:
+    last: dict[tuple[str, str], int | None] = {}
+    for label in labels:
+        key, epoch = (label.dataset, label.method), label.epoch
+        if key not in last or (epoch is not None and epoch > (last[key] or -1)):
+            last[key] = epoch
+    return last
+
+
+def _mean_eigenvalues(reports: Sequence[SpectrumReport], labels: Sequence[RunLabel]) -> list[GroupSpectrum]:
+    last = _last_epochs(labels)
+    found = []
+    for (dataset, method), epoch in last.items():
+        key = RunLabel(dataset, method, None, epoch)
+        own = [r for r, lb in zip(reports, labels, strict=True) if _cells([lb]) == [key]]
+        for g, name in enumerate(own[0].groups.names):
+            rank = min(r.by_group.eigenvalues.shape[1] for r in own)
+            values = np.mean([r.by_group.eigenvalues[g, :rank] for r in own], axis=0)
+            kept = values[np.isfinite(values)]
+            if kept.size:
+                title = dataset if method == "none" else f"{dataset}, {method}"
+                title += f" (mean of {len(own)} seeds)" if len(own) > 1 else ""
+                n = round(fmean(int(r.by_group.counts[g]) for r in own))
+                found.append(GroupSpectrum(title, name, n, g in own[0].minority_groups, tuple(kept.tolist())))
+    return found
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _number(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_number(v) for v in value]
+    return value
