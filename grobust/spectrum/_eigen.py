@@ -61,6 +61,8 @@ def _lanczos(matrix: Array, k: int) -> Eigen | None:
     start = np.random.default_rng(0).standard_normal(matrix.shape[0])
     try:
         if isinstance(matrix, np.ndarray):
+            # Products with a part of a larger matrix are several times slower.
+            matrix = np.ascontiguousarray(matrix)
             values, vectors = scipy.sparse.linalg.eigsh(matrix, k, which="LA", v0=start, tol=TOLERANCE)
         else:
             values, vectors = _device_lanczos(matrix, k, start)
