@@ -8,41 +8,18 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from grobust.errors import DataError
+from grobust.ledger import LabelLedger
 from grobust.typing import PathLike
 
 __all__ = ["RECORD_SCHEMA", "LabelLedger", "Record", "append_records", "read_records"]
 
 RECORD_SCHEMA = 1
-
-
-class LabelUse(StrEnum):
-    """Kinds of labels that a run can touch."""
-
-    CLASS = "class"
-    ATTRIBUTE = "attribute"
-
-
-@dataclass(frozen=True)
-class LabelLedger:
-    """Which labels of which split a run used, and for what: training, choosing settings, or evaluation only."""
-
-    train: tuple[str, ...]
-    selection: tuple[str, ...]
-    evaluation: tuple[str, ...] = (LabelUse.CLASS, LabelUse.ATTRIBUTE)
-
-    @classmethod
-    def of(cls, *, group_training: bool, group_selection: bool, selects: bool) -> "LabelLedger":
-        """The ledger of a run: class labels always; attributes where balancing or selection reads groups."""
-        both = (str(LabelUse.CLASS), str(LabelUse.ATTRIBUTE))
-        chosen = (both if group_selection else both[:1]) if selects else ()
-        return cls(train=both if group_training else both[:1], selection=chosen, evaluation=both)
 
 
 @dataclass(frozen=True)
