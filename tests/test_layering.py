@@ -15,6 +15,7 @@ ROWS = (
      "metrics", "balancing", "spectrum"),
     ("probe",),
     ("selection",),
+    ("comparison",),
     ("classifier",),
     ("heads",),
     ("data", "models"),

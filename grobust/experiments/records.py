@@ -5,8 +5,9 @@ line that a killed writer left half-written is reported by `read_records` and ke
 """
 
 import json
+import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from grobust.errors import DataError
 from grobust.ledger import LabelLedger
 from grobust.typing import PathLike
 
-__all__ = ["RECORD_SCHEMA", "LabelLedger", "Record", "append_records", "read_records"]
+__all__ = ["RECORD_SCHEMA", "LabelLedger", "Record", "append_records", "jsonable", "read_records"]
 
 RECORD_SCHEMA = 1
 
@@ -99,6 +100,17 @@ def read_records(path: PathLike, *, command: str | None = None) -> list[dict[str
         if command is None or record["command"] == command:
             records.append(record)
     return records
+
+
+def jsonable(value: Any) -> Any:
+    """Dataclasses as dicts, tuples as lists, and None for every float that JSON cannot hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: jsonable(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -102,6 +102,7 @@ class TrajectoryRun:
                         "average": _finite(self.average[split].tolist()),
                         "groups": _finite(self.accuracy[split].tolist()),
                         "counts": self.counts[split].tolist(),
+                        "n_classes": len(self.last.class_names),
                         **({"scores": self._scores()} if split == "val" else {}),
                     }
                     for split in self.accuracy
