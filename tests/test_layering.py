@@ -17,6 +17,7 @@ ROWS = (
     ("selection",),
     ("comparison",),
     ("classifier",),
+    ("diagnosis",),
     ("heads",),
     ("data", "models"),
     ("features._batches", "features.extract"),
