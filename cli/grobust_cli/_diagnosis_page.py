@@ -76,21 +76,21 @@ def _show_attribute(report: "DiagnoseReport") -> None:
              f"chance {percent(found.chance)}", reading]
         )  # fmt: skip
     for a in report.alignments:
-        reading = "more than permuted attributes" if a.p_value <= report.config.alpha else "as permuted attributes"
-        what = (
-            "within-group correlation of label's and attribute's score"
-            if a.metric == "within-group"
-            else ("cosine of label's and attribute's weights, standardized features")
-        )
-        value = (
-            f"{number(a.cosine)} ({percent(a.cosine**2)}% of the variance)"
-            if a.metric == "within-group"
-            else (number(a.cosine))
-        )
-        rows.append([what, value, f"[{number(a.null_low)}, {number(a.null_high)}]", f"{reading}, p = {a.p_value:.2g}"])
+        within = a.metric == "within-group"
+        what = "within-group correlation of label's and attribute's score" if within else (
+            "cosine of label's and attribute's weights, standardized")  # fmt: skip
+        share = f" ({percent(a.cosine**2)}% of the variance)" if within else ""
+        beyond = a.cosine > a.cosine_high
+        rows.append([what, f"{number(a.cosine)}{share}", _range(a.cosine_low, a.cosine_high),
+                     "more than a direction of noise" if beyond else "no more than a direction of noise"])  # fmt: skip
+        if within:
+            moves = "moves with the attribute" if a.p_value <= report.config.alpha else "not shown to move with it"
+            rows.append(["shift of the label's score with the attribute, in sds of a group", number(a.shift),
+                         _range(a.shift_low, a.shift_high), f"{moves}, p = {a.p_value:.2g}"])  # fmt: skip
     for ratio in report.ratios:
-        null = "–" if math.isnan(ratio.null_low) else f"[{number(ratio.null_low)}, {number(ratio.null_high)}]"
-        rows.append([f"ρ({ratio.class_name})", number(ratio.rho), null, ratio.reading])
+        rows.append(
+            [f"ρ({ratio.class_name})", number(ratio.rho), _range(ratio.null_low, ratio.null_high), ratio.reading]
+        )
     if rows:
         show_table("the attribute in the features", ["quantity", "value", "null, 95%", "reading"], rows)
 
@@ -138,6 +138,10 @@ def _difference(found: "Difference") -> str:
     if math.isnan(found.low):
         return "–"
     return f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
+
+
+def _range(low: float, high: float) -> str:
+    return "–" if math.isnan(low) else f"[{number(low)}, {number(high)}]"
 
 
 def _p(value: float) -> str:

@@ -20,11 +20,12 @@ CONSTANT = 1e-6
 # Wider features would need a d × d factor of more than a quarter of a gigabyte.
 MAX_DIM = 4096
 BLOCK = 50
+BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Cosine of the attribute's direction and the label's, with the range that permuted attributes give.
+    """The attribute's direction and the label's in one metric, with the ranges that permuted attributes give.
 
     Parameters
     ----------
@@ -32,16 +33,24 @@ class Alignment:
         of the weights on standardized features)
     attribute : value whose direction it is, against the others
     cosine : 0 … 1, of the attribute's direction and the nearest one of the label's head (for two classes there is one)
-    null_low, null_high : 2.5–97.5% of the same with attributes permuted within classes
-    p_value : share of permutations with as large a cosine, with the +1 correction
+    cosine_low, cosine_high : 2.5–97.5% of the same with attributes permuted within classes: what a direction of noise
+        has in so few or many dimensions
+    shift : length of the attribute's direction along the label's head; in the within-group metric how far the label's
+        score moves with the attribute inside a class, in standard deviations of a group
+    shift_low, shift_high : 2.5–97.5% of that with attributes permuted
+    p_value : share of permutations with as large a shift, with the +1 correction: of the hypothesis that inside a class
+        the features, and so the label's score, know nothing of the attribute
     permutations : their number
     """
 
     metric: str
     attribute: str
     cosine: float
-    null_low: float
-    null_high: float
+    cosine_low: float
+    cosine_high: float
+    shift: float
+    shift_low: float
+    shift_high: float
     p_value: float
     permutations: int
 
@@ -53,7 +62,7 @@ def alignment(
 
     The attribute's direction is its discriminant within classes, Σ⁻¹δ, with Σ the pooled within-group covariance and δ
     the mean over classes of the difference of attribute means; so a correlation of label and attribute is not in it.
-    With more than two attribute values the one of the largest cosine counts, in the permutations as well.
+    With more than two attribute values the one of the largest shift counts, in the permutations as well.
 
     Parameters
     ----------
@@ -70,29 +79,39 @@ def alignment(
     plan = _contrasts(groups)
     if not plan or features.shape[1] > MAX_DIM:
         return ()
-    sd = features.std(axis=0, dtype=np.float64)
-    varying = sd > CONSTANT * (np.abs(features.mean(axis=0, dtype=np.float64)) + sd.max())
-    centred = _class_centred(features[:, varying] / sd[varying], groups)
+    mean, sd = _moments(features)
+    varying = sd > CONSTANT * (np.abs(mean) + sd.max())
+    centred = _class_centred(features, groups, varying, sd)
     factor = _within_factor(centred, groups)
     heads = ((weight - weight.mean(axis=0)).astype(np.float64) * sd).T[varying]
     spans = (_span(factor.T @ heads), _span(heads))
-    observed = _cosines(centred, np.stack([c for _, c in plan], axis=1), factor, spans)
+    shift, length = _projections(centred, np.stack([c for _, c in plan], axis=1), factor, spans)
+    drawn_shift, drawn_cosine = np.zeros((2, permutations)), np.zeros((2, permutations))
     rng = np.random.default_rng(seed)
-    null = np.zeros((2, permutations))
     for lo in range(0, permutations, BLOCK):
         hi = min(lo + BLOCK, permutations)
         orders = [_permuted_within(groups, rng) for _ in range(lo, hi)]
         drawn = np.stack([c[order] for order in orders for _, c in plan], axis=1)
-        null[:, lo:hi] = _cosines(centred, drawn, factor, spans).reshape(2, hi - lo, -1).max(axis=2)
+        along, of_all = (v.reshape(2, hi - lo, len(plan)) for v in _projections(centred, drawn, factor, spans))
+        top = along.argmax(axis=2)[:, :, None]
+        drawn_shift[:, lo:hi] = np.take_along_axis(along, top, axis=2)[:, :, 0]
+        drawn_cosine[:, lo:hi] = np.take_along_axis(along / of_all, top, axis=2)[:, :, 0]
     found = []
     for m, metric in enumerate(("within-group", "standardized")):
-        best = int(np.argmax(observed[m]))
-        low, high = np.quantile(null[m], [0.025, 0.975])
-        p_value = (1 + int((null[m] >= observed[m, best]).sum())) / (permutations + 1)
+        best = int(np.argmax(shift[m]))
+        reached = int((drawn_shift[m] >= shift[m, best]).sum())
         found.append(
-            Alignment(metric, plan[best][0], float(observed[m, best]), float(low), float(high), p_value, permutations)
-        )
+            Alignment(
+                metric, plan[best][0], float(shift[m, best] / length[m, best]), *_range(drawn_cosine[m]),
+                float(shift[m, best]), *_range(drawn_shift[m]), (1 + reached) / (permutations + 1), permutations,
+            )
+        )  # fmt: skip
     return tuple(found)
+
+
+def _range(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _contrasts(groups: Groups) -> list[tuple[str, NDArray[np.float64]]]:
@@ -116,14 +135,30 @@ def _contrasts(groups: Groups) -> list[tuple[str, NDArray[np.float64]]]:
     return plan
 
 
-def _class_centred(features: NDArray[Any], groups: Groups) -> NDArray[np.float32]:
-    """Features less the mean of their class, which no contrast sees; float32 loses no digits to an offset then."""
-    out = np.empty(features.shape, dtype=np.float32)
+def _moments(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(d) mean and standard deviation in float64, a block of rows at a time."""
+    n = features.shape[0]
+    mean = features.mean(axis=0, dtype=np.float64)
+    total = np.zeros(features.shape[1])
+    for lo in range(0, n, BLOCK_ROWS):
+        total += ((features[lo : lo + BLOCK_ROWS] - mean) ** 2).sum(axis=0)
+    return mean, np.sqrt(total / n)
+
+
+def _class_centred(
+    features: NDArray[Any], groups: Groups, varying: NDArray[np.bool_], sd: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Varying features over their deviation, less the mean of their class, which no contrast sees; float32 loses no
+    digits to an offset then."""
+    out = np.empty((features.shape[0], int(varying.sum())), dtype=np.float32)
     for label in range(groups.n_classes):
-        rows = groups.labels == label
-        if rows.any():
-            block = features[rows]
-            out[rows] = block - block.mean(axis=0, dtype=np.float64)
+        rows = np.flatnonzero(groups.labels == label)
+        if rows.size == 0:
+            continue
+        centre = np.mean(features[rows], axis=0, dtype=np.float64)
+        for lo in range(0, rows.size, BLOCK_ROWS):
+            block = rows[lo : lo + BLOCK_ROWS]
+            out[block] = ((features[block] - centre) / np.where(varying, sd, 1.0))[:, varying]
     return out
 
 
@@ -147,19 +182,16 @@ def _span(directions: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(left[:, singular > 1e-10 * max(float(singular[0]), np.finfo(np.float64).tiny)])
 
 
-def _cosines(
+def _projections(
     centred: NDArray[np.float32], coefficients: NDArray[np.float64], factor: NDArray[np.float64],
     spans: tuple[NDArray[np.float64], NDArray[np.float64]],
-) -> NDArray[np.float64]:  # fmt: skip
-    """(2, m) cosines of m contrasts with the spans of the heads, in both metrics."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+    """(2, m) lengths of m attribute directions along the spans of the heads, and in all, in both metrics."""
     means = (centred.T @ coefficients.astype(np.float32)).astype(np.float64)
-    white = solve_triangular(factor, means, lower=True)
-    scaled = cho_solve((factor, True), means)
-    rows = []
-    for directions, span in ((white, spans[0]), (scaled, spans[1])):
-        norm = np.linalg.norm(directions, axis=0)
-        rows.append(np.linalg.norm(span.T @ directions, axis=0) / np.where(norm > 0, norm, 1.0))
-    return np.stack(rows)
+    directions = (solve_triangular(factor, means, lower=True), cho_solve((factor, True), means))
+    along = np.stack([np.linalg.norm(span.T @ d, axis=0) for span, d in zip(spans, directions, strict=True)])
+    of_all = np.stack([np.linalg.norm(d, axis=0) for d in directions])
+    return along, np.maximum(of_all, np.finfo(np.float64).tiny)
 
 
 def _permuted_within(groups: Groups, rng: np.random.Generator) -> NDArray[np.int64]:
