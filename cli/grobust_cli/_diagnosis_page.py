@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from grobust_cli._output import number, percent, show_table
-from grobust_cli._probe_tables import with_interval
+from grobust_cli._output import number, percent, show_table, with_interval
+from grobust_cli._probe_tables import with_interval as group_with_interval
 
 if TYPE_CHECKING:
     from grobust.comparison import Difference
@@ -48,7 +48,7 @@ def _show_groups(report: "DiagnoseReport") -> None:
     rows = [
         [
             name, str(int(n)), percent(n / len(groups)), percent(n / groups.class_counts[g // groups.n_attributes]),
-            with_interval(report.plain, g),
+            group_with_interval(report.plain, g),
         ]
         for g, (name, n) in enumerate(zip(groups.names, groups.counts, strict=True))
     ]  # fmt: skip
@@ -67,6 +67,8 @@ def _show_groups(report: "DiagnoseReport") -> None:
 
 
 def _show_attribute(report: "DiagnoseReport") -> None:
+    from grobust.diagnosis import WITHIN_GROUP
+
     rows = []
     found = report.decodability
     if found is not None:
@@ -76,7 +78,7 @@ def _show_attribute(report: "DiagnoseReport") -> None:
              f"chance {percent(found.chance)}", reading]
         )  # fmt: skip
     for a in report.alignments:
-        within = a.metric == "within-group"
+        within = a.metric == WITHIN_GROUP
         what = "within-group correlation of label's and attribute's score" if within else (
             "cosine of label's and attribute's weights, standardized")  # fmt: skip
         share = f" ({percent(a.cosine**2)}% of the variance)" if within else ""
@@ -87,10 +89,7 @@ def _show_attribute(report: "DiagnoseReport") -> None:
             moves = "moves with the attribute" if a.p_value <= report.config.alpha else "not shown to move with it"
             rows.append(["shift of the label's score with the attribute, in sds of a group", number(a.shift),
                          _range(a.shift_low, a.shift_high), f"{moves}, p = {a.p_value:.2g}"])  # fmt: skip
-    for ratio in report.ratios:
-        rows.append(
-            [f"ρ({ratio.class_name})", number(ratio.rho), _range(ratio.null_low, ratio.null_high), ratio.reading]
-        )
+    rows += [[f"ρ({r.class_name})", number(r.rho), _range(r.null_low, r.null_high), r.reading] for r in report.ratios]
     if rows:
         show_table("the attribute in the features", ["quantity", "value", "null, 95%", "reading"], rows)
 
@@ -131,13 +130,11 @@ def _show_check(report: "DiagnoseReport") -> None:
 
 
 def _estimate(found: "Estimate") -> str:
-    return f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
+    return with_interval(found.value, found.low, found.high)
 
 
 def _difference(found: "Difference") -> str:
-    if math.isnan(found.low):
-        return "–"
-    return f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
+    return "–" if math.isnan(found.low) else with_interval(found.value, found.low, found.high)
 
 
 def _range(low: float, high: float) -> str:

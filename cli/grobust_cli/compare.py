@@ -8,7 +8,7 @@ import typer
 
 from grobust.settings import SelectBy
 from grobust_cli._options import Json
-from grobust_cli._output import note, percent, show_json, show_table
+from grobust_cli._output import interval, note, percent, show_json, show_table
 
 if TYPE_CHECKING:
     from grobust.experiments.compare import CompareReport, Comparison
@@ -69,8 +69,8 @@ def _show(report: "CompareReport", comparison: "Comparison") -> None:
     over_rows = comparison.n_rows is not None
     rows = [
         [
-            m.name, str(len(m.values)), percent(m.mean), percent(m.sd), _interval(m.low, m.high),
-            *([_interval(m.rows.low, m.rows.high)] if over_rows else []),
+            m.name, str(len(m.values)), percent(m.mean), percent(m.sd), interval(m.low, m.high),
+            *([interval(m.rows.low, m.rows.high)] if over_rows else []),
         ]
         for m in comparison.methods
     ]  # fmt: skip
@@ -88,8 +88,8 @@ def _show(report: "CompareReport", comparison: "Comparison") -> None:
     rows = [
         [
             f"{pair.first} − {pair.second}", pair.verdict, str(pair.n_seeds), percent(pair.difference),
-            _interval(pair.over_seeds.low, pair.over_seeds.high), _p(pair.seeds_p),
-            *([_interval(pair.over_rows.low, pair.over_rows.high), _p(pair.rows_p)] if over_rows else []),
+            interval(pair.over_seeds.low, pair.over_seeds.high), _p(pair.seeds_p),
+            *([interval(pair.over_rows.low, pair.over_rows.high), _p(pair.rows_p)] if over_rows else []),
         ]
         for pair in comparison.pairs
     ]  # fmt: skip
@@ -100,10 +100,6 @@ def _show(report: "CompareReport", comparison: "Comparison") -> None:
     )
     ranked = sum(pair.ranked for pair in comparison.pairs)
     note(*comparison.notes, f"{ranked} of {len(comparison.pairs)} pair(s) ranked; intervals are not corrected")
-
-
-def _interval(low: float, high: float) -> str:
-    return "–" if math.isnan(low) else f"[{percent(low)}, {percent(high)}]"
 
 
 def _p(value: float) -> str:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from grobust_cli._options import Json, criteria
-from grobust_cli._output import note, number, percent, show_json, show_table
+from grobust_cli._output import interval, note, number, percent, show_json, show_table, with_interval
 
 if TYPE_CHECKING:
+    from grobust.comparison import Difference
     from grobust.experiments.select import PanelSelection, Selection
     from grobust.ledger import LabelLedger
 
@@ -67,10 +68,10 @@ def _show(found: "PanelSelection") -> None:
         f"{panel.title}: chosen among {len(panel.candidates)} methods on validation, mean over {len(panel.seeds)} "
         "seed(s); test metrics in %, gaps in points"
     )
-    columns = ["criterion", "choice", "labels: validation", "training", "score", "test WGA", "sd", "n", "average",
-               "gap to wga's", "gap to best"]  # fmt: skip
+    columns = ["criterion", "choice", "labels: validation", "training", "score", "test WGA", "sd", "n", "95% for new seeds",
+               "average", "gap to wga's", "gap to best"]  # fmt: skip
     show_table(title, columns, [_row(selection) for selection in found.selections], text_columns=4)
-    notes = list(panel.notes)
+    notes = list(found.notes)
     for selection in found.selections:
         if selection.choice is None:
             notes.append(f"{selection.criterion}: {selection.reason}")
@@ -79,19 +80,23 @@ def _show(found: "PanelSelection") -> None:
             notes.append(f"{selection.criterion}: {selection.choice.name} is the first of a tie with {tied}")
     note(
         *notes,
-        f"best on test rows is {found.best}, which no criterion can know; for intervals see `grobust compare`",
+        f"best on test rows is {found.best}, which no criterion can know; whether choices differ, `grobust compare` tests",
     )
 
 
 def _row(selection: "Selection") -> list[str]:
     if selection.choice is None:
-        return [str(selection.criterion), "–", "–", "–", *["–"] * 7]
+        return [str(selection.criterion), "–", "–", "–", *["–"] * 8]
     return [
         str(selection.criterion), selection.choice.name, _labels(selection.ledger, "selection"),
         _labels(selection.ledger, "train"), number(selection.choice.score), percent(selection.mean),
-        percent(selection.sd), str(len(selection.test_wga)), percent(selection.average),
-        percent(selection.gap_to_oracle), percent(selection.gap_to_best),
+        percent(selection.sd), str(len(selection.test_wga)), interval(*selection.interval), percent(selection.average),
+        _gap(selection.gap_to_oracle), _gap(selection.gap_to_best),
     ]  # fmt: skip
+
+
+def _gap(found: "Difference | None") -> str:
+    return "–" if found is None else with_interval(found.value, found.low, found.high)
 
 
 def _labels(ledger: "LabelLedger | None", which: str) -> str:

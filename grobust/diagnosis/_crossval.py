@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from grobust.arrays import on_cuda, to_device, to_numpy
-from grobust.balancing import Balancer, NoBalancing
+from grobust.balancing import Balancer
 from grobust.classifier import StratifiedCellKFold
 from grobust.errors import DataError
 from grobust.groups import Groups
@@ -94,7 +94,9 @@ def cross_validate(
         single = [name for name, n in zip(own.class_names, own.class_counts, strict=True) if n == 1]
         if single:
             raise DataError(f"'{single[0]}' has one training row: cross-validation needs two to predict it from.")
-        heads += [_head(problem, own, rows, seed) for rows in held_out]
+        # Heads of one problem share the array: those of equal labels are solved together.
+        labels = None if problem.groups is None else _like(problem.groups.labels, features)
+        heads += [_head(problem, own, labels, rows, seed) for rows in held_out]
     fits = fit_probes(
         features, _like(groups.labels, features), heads, n_classes=groups.n_classes, solver=LBFGS(rtol=1e-5),
         progress=progress,
@@ -119,16 +121,10 @@ def _like(values: NDArray[Any], features: Array) -> Array:
     return to_device(values, "cuda" if on_cuda(features) else "cpu")
 
 
-def _head(problem: Problem, groups: Groups, held_out: NDArray[Any], seed: int) -> Head:
+def _head(problem: Problem, groups: Groups, labels: Array | None, held_out: NDArray[Any], seed: int) -> Head:
     inside = np.ones(len(groups), dtype=bool)
     inside[held_out] = False
     weights = np.zeros(len(groups))
-    if isinstance(problem.balancer, NoBalancing):
-        weights[inside] = 1.0
-    else:
-        weights[inside] = problem.balancer.sample(groups.take(inside), seed=seed).expected_weights()
-    own = problem.groups
-    return Head(
-        weights=weights, l2=problem.l2, name=problem.name, labels=None if own is None else own.labels,
-        n_classes=None if own is None else own.n_classes,
-    )  # fmt: skip
+    weights[inside] = problem.balancer.sample(groups.take(inside), seed=seed).expected_weights()
+    n_classes = None if labels is None else groups.n_classes
+    return Head(weights=weights, l2=problem.l2, name=problem.name, labels=labels, n_classes=n_classes)

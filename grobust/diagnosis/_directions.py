@@ -10,8 +10,9 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from grobust.groups import Groups
 
-__all__ = ["Alignment", "alignment"]
+__all__ = ["STANDARDIZED", "WITHIN_GROUP", "Alignment", "alignment"]
 
+WITHIN_GROUP, STANDARDIZED = "within-group", "standardized"
 # Of the mean eigenvalue of the within-group covariance, added to its diagonal: for fewer rows than features.
 RIDGE = 1e-3
 # A feature whose standard deviation is smaller, relative to its mean and to the largest one, does not vary but for
@@ -97,7 +98,7 @@ def alignment(
         drawn_shift[:, lo:hi] = np.take_along_axis(along, top, axis=2)[:, :, 0]
         drawn_cosine[:, lo:hi] = np.take_along_axis(along / of_all, top, axis=2)[:, :, 0]
     found = []
-    for m, metric in enumerate(("within-group", "standardized")):
+    for m, metric in enumerate((WITHIN_GROUP, STANDARDIZED)):
         best = int(np.argmax(shift[m]))
         reached = int((drawn_shift[m] >= shift[m, best]).sum())
         found.append(

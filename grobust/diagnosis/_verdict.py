@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from grobust.comparison import Difference
+from grobust.diagnosis._directions import WITHIN_GROUP, Alignment
 from grobust.diagnosis._gaps import ClassGap
 from grobust.metrics import Estimate
 
@@ -75,14 +76,15 @@ def conclude(gaps: Sequence[ClassGap], effects: Sequence[Effect], *, alpha: floa
     tried = remedy or max(tested, key=lambda e: e.gain.value, default=None)
     if tried is not None:
         evidence.append(_effect_sentence(tried, what, alpha))
+    evidence += [_shift_sentence(found, alpha) for found in alignments if found.metric == WITHIN_GROUP]
     if not has_attributes:
         evidence.append("the store has no attributes: nothing can be said about groups inside a class")
     if proven and remedy:
         return Verdict(Finding.GAP_AND_REMEDY, _do(remedy, what), tuple(evidence), remedy.name)
     if proven:
         advice = (
-            "Balancing alone is not shown to close the gap. More rows of the worst group, a method on group labels "
-            "(`grobust probe --by group`) or another backbone are what is left to try."
+            "No balancing tried is shown to close the gap. More rows of the worst group, a method beyond balancing or "
+            "another backbone are what is left to try."
         )
         return Verdict(Finding.GAP, advice, tuple(evidence), None)
     if remedy:
@@ -119,6 +121,16 @@ def _gap_sentence(gap: ClassGap, alpha: float) -> str:
 def _effect_sentence(effect: Effect, what: str, alpha: float) -> str:
     shown = "" if effect.p_corrected <= alpha else ", which chance explains"
     return f"{effect.name} changes {what} by {_points(effect.gain)} points, p = {effect.p_corrected:.2g}{shown}"
+
+
+def _shift_sentence(found: Alignment, alpha: float) -> str:
+    moved = (
+        f"inside a class, the label's score moves by {found.shift:.2f} standard deviations of a group with the attribute, "
+        f"p = {found.p_value:.2g}"
+    )
+    if found.p_value <= alpha:
+        return moved
+    return f"{moved}, which chance explains: a gap would be one of difficulty rather than of this attribute"
 
 
 def _points(found: Difference) -> str:

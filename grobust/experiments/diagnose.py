@@ -19,7 +19,6 @@ from grobust.diagnosis import (
     CrossValidated,
     Effect,
     Problem,
-    Verdict,
     alignment,
     class_gaps,
     conclude,
@@ -81,19 +80,22 @@ def run_diagnose(
         effects, drawn = _effects(config, data, methods, found)
         plain_metrics = group_metrics(found.of(PLAIN), data.groups, train_counts=data.groups.counts)
         gaps = class_gaps(plain_metrics, data.groups, level=1 - config.alpha) if data.has_attributes else ()
-        verdict = conclude(gaps, effects, alpha=config.alpha, has_attributes=data.has_attributes)
         blind, of_proxy = _blind(config, data, methods, found, effects, drawn) if data.has_attributes else ((), ())
         step("directions")
-        heads = _final_heads(features, data.groups, methods, verdict, l2, config.seed)
+        heads = {PLAIN: _final_head(config, features, data, methods[0], l2)}
         alignments: tuple[Alignment, ...] = ()
         if data.has_attributes:
             weight = to_numpy(heads[PLAIN].weight)
             alignments = alignment(
                 data.features, data.groups, weight, permutations=config.permutations, seed=config.seed
             )
+        verdict = conclude(gaps, effects, alpha=config.alpha, has_attributes=data.has_attributes, alignments=alignments)
         step("spectra")
         ratios, of_spectra = _ratios(config) if data.has_attributes else ((), ())
         step("validation")
+        for method in methods:
+            if method.name == verdict.remedy and val is not None:
+                heads[method.name] = _final_head(config, features, data, method, l2)
         check = None if val is None else _check(config, val, heads, data.has_attributes)
         provenance = store.provenance
     notes += [*plain_metrics.notes, *of_proxy, *of_spectra]
@@ -233,28 +235,20 @@ def _blind(
     return tuple(choices), reading.notes
 
 
-def _final_heads(
-    features: Array, groups: Groups, methods: tuple[_Method, ...], verdict: Verdict, l2: float, seed: int
-) -> dict[str, Probe]:
-    """The plain head and the remedy, fitted to all training rows."""
-    wanted = [method for method in methods if method.name in (PLAIN, verdict.remedy)]
-    heads = [
-        Head(weights=m.problem(l2).balancer.sample(groups, seed=seed).expected_weights(), l2=l2, name=m.name)
-        for m in wanted
-    ]
-    labels = to_device(groups.labels, "cuda" if on_cuda(features) else "cpu")
-    fits = fit_probes(features, labels, heads, n_classes=groups.n_classes)
-    return {method.name: fit.probe for method, fit in zip(wanted, fits, strict=True)}
+def _final_head(config: DiagnoseConfig, features: Array, data: TrainingRows, method: _Method, l2: float) -> Probe:
+    """A method's head of all training rows, on the host."""
+    balancer = method.problem(l2).balancer
+    weights = balancer.sample(data.groups, seed=config.seed).expected_weights()
+    labels = to_device(data.groups.labels, "cuda" if on_cuda(features) else "cpu")
+    (fit,) = fit_probes(features, labels, [Head(weights=weights, l2=l2)], n_classes=data.groups.n_classes)
+    return Probe(to_numpy(fit.probe.weight), to_numpy(fit.probe.bias))
 
 
 def _check(
     config: DiagnoseConfig, val: tuple[NDArray[Any], Groups], heads: dict[str, Probe], has_attributes: bool
 ) -> Check:
     features, groups = val
-    predicted = []
-    for probe in heads.values():
-        on_host = Probe(to_numpy(probe.weight), to_numpy(probe.bias))
-        predicted.append(on_host.predict(features))
+    predicted = [probe.predict(features) for probe in heads.values()]
     metrics = [group_metrics(p, groups) for p in predicted]
     if len(metrics) == 1:
         return Check(metrics[0], None, None)
@@ -262,9 +256,7 @@ def _check(
     drawn = bootstrap_rows(
         correct, groups, metric=_metric(has_attributes), replicates=config.replicates, seed=config.seed
     )
-    order = list(heads)
-    first, second = order.index(PLAIN), 1 - order.index(PLAIN)
-    return Check(metrics[first], metrics[second], drawn.difference([second], [first], level=1 - config.alpha))
+    return Check(metrics[0], metrics[1], drawn.difference([1], [0], level=1 - config.alpha))
 
 
 def _ratios(config: DiagnoseConfig) -> tuple[tuple[Ratio, ...], tuple[str, ...]]:

@@ -28,11 +28,15 @@ METRICS = (SelectBy.WGA, SelectBy.AVERAGE, SelectBy.AVERAGE_GROUP, SelectBy.WORS
 
 @dataclass(frozen=True)
 class Point:
-    """One head: scores on validation rows by name, and metrics on test rows; `epoch` is None for a solved head."""
+    """One head: scores on validation rows by name, and metrics on test rows.
+
+    `epoch` is None for a solved head, `n_val` (validation rows behind the scores) where it is not recorded.
+    """
 
     epoch: int | None
     val: dict[str, float]
     test: dict[str, float]
+    n_val: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,9 @@ def read_panels(path: Path, *, command: str | None = None) -> tuple[Panel, ...]:
 
 def _has_points(record: dict[str, Any]) -> bool:
     results = record.get("results")
-    return isinstance(results, dict) and "method" in results and ("epochs" in results or "test" in results)
+    if not isinstance(results, dict) or "method" not in results:
+        return False
+    return "test" in (results["epochs"] if isinstance(results.get("epochs"), dict) else results)
 
 
 def _panel_key(record: dict[str, Any]) -> tuple[str, ...]:
@@ -136,7 +142,15 @@ def _panel(path: Path, key: tuple[str, ...], records: list[dict[str, Any]]) -> P
 
 
 def _settings(record: dict[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in record["config"].items() if key not in NOT_SETTINGS}
+    return {key: str(value) for key, value in _flat(record["config"]).items() if key not in NOT_SETTINGS}
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings beside the others, under their own names."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value) if isinstance(value, dict) else {key: value}
+    return found
 
 
 def _names(records: Sequence[dict[str, Any]], settings: Sequence[dict[str, str]]) -> list[str]:
@@ -151,7 +165,7 @@ def _names(records: Sequence[dict[str, Any]], settings: Sequence[dict[str, str]]
 
 
 def _base_name(record: dict[str, Any]) -> str:
-    config, results = record["config"], record["results"]
+    config, results = _flat(record["config"]), record["results"]
     name = str(results["method"])
     if name == BalanceMethod.MIXTURE:
         name += f" {float(config.get('ratio', results.get('ratio', math.nan))):g}:1"
@@ -163,6 +177,8 @@ def _run(path: Path, record: dict[str, Any], seed: int) -> RecordedRun:
     ledger = record["label_ledger"]
     try:
         points = tuple(_curve(results["epochs"])) if "epochs" in results else (_solved(results),)
+        if not points:
+            raise ValueError("a curve without epochs")
         return RecordedRun(seed, points, tuple(ledger["train"]), tuple(ledger["selection"]))
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise DataError(
@@ -173,37 +189,38 @@ def _run(path: Path, record: dict[str, Any], seed: int) -> RecordedRun:
 
 def _solved(results: dict[str, Any]) -> Point:
     val = {str(name): _number(value) for name, value in (results.get("val_scores") or {}).items()}
-    if not val and results.get("val") and results["val"]["average"]["n"]:
+    n_val = int(results["val"]["average"]["n"]) if results.get("val") else 0
+    if not val and n_val:
         val = {str(m): _number(results["val"][m]["value"]) for m in METRICS}
-    return Point(None, val, {str(m): _number(results["test"][m]["value"]) for m in METRICS})
+    return Point(None, val, {str(m): _number(results["test"][m]["value"]) for m in METRICS}, n_val)
 
 
 def _curve(epochs: dict[str, Any]) -> Iterable[Point]:
     test = _split_curve(epochs["test"])
     val = _split_curve(epochs["val"]) if "val" in epochs else {}
     n = len(test[str(SelectBy.WGA)])
-    numbers = epochs.get("epoch", range(1, n + 1))
+    numbers = epochs.get("epochs", range(1, n + 1))
+    n_val = int(np.sum(epochs["val"]["counts"])) if "counts" in epochs.get("val", {}) else None
     for i in range(n):
-        yield Point(
-            int(numbers[i]), {name: own[i] for name, own in val.items()}, {name: own[i] for name, own in test.items()}
-        )
+        on_val, on_test = ({name: own[i] for name, own in curve.items()} for curve in (val, test))
+        yield Point(int(numbers[i]), on_val, on_test, n_val)
 
 
 def _split_curve(curve: dict[str, Any]) -> dict[str, list[float]]:
     """(E) values of the scores that a curve has; without scores, of the metrics that follow from it."""
     if "scores" in curve:
         return {str(name): [_number(v) for v in values] for name, values in curve["scores"].items()}
-    found: dict[str, list[float]] = {}
     accuracy = np.array([[_number(v) for v in row] for row in curve["groups"]])
-    for name in (SelectBy.WGA, SelectBy.AVERAGE):
-        found[str(name)] = [_number(v) for v in curve[name]]
     there = ~np.isnan(accuracy[0])
-    found[str(SelectBy.AVERAGE_GROUP)] = accuracy[:, there].mean(axis=1).tolist()
+    found = {str(SelectBy.AVERAGE_GROUP): accuracy[:, there].mean(axis=1).tolist()}
     if "counts" in curve and "n_classes" in curve:
         counts = np.asarray(curve["counts"], dtype=np.float64)
         correct = np.where(there, np.nan_to_num(accuracy) * counts, 0.0)
         own = cell_scores(correct, counts, int(curve["n_classes"]), SelectBy.WORST_CLASS)
         found[str(SelectBy.WORST_CLASS)] = own.tolist()
+    for name in METRICS:
+        if name in curve:
+            found[str(name)] = [_number(v) for v in curve[name]]
     return found
 
 

@@ -1,13 +1,16 @@
 """`run_select`: the paper's Table 1 from records: what each criterion chooses, and what its choice is worth."""
 
+import math
 from dataclasses import asdict, dataclass
 from statistics import fmean, pstdev
 from typing import Any
 
 import numpy as np
 
+from grobust.comparison import Difference, mean_interval, paired_over_seeds
 from grobust.experiments.evidence_config import Epochs, SelectConfig
 from grobust.experiments.recorded import Candidate, Panel, Point, read_panels
+from grobust.experiments.records import jsonable
 from grobust.ledger import LabelLedger, LabelUse
 from grobust.selection import Choice, choose
 from grobust.settings import SelectBy
@@ -26,8 +29,10 @@ class Selection:
     epoch : of the chosen point; None for a solved head
     test_wga : (s) worst-group accuracy on test rows of the choice, by seed
     average : mean of its plain accuracy on test rows over seeds
-    gap_to_oracle : mean test WGA of the choice by validation WGA less that of this one; None without an oracle
-    gap_to_best : that of the candidate best on test rows, which nobody can choose, less that of this one
+    gap_to_oracle : test WGA of the choice by validation WGA less that of this one, paired over seeds, with Student's
+        interval; None without an oracle
+    gap_to_best : that of the candidate best on test rows, which nobody can choose, less that of this one; its interval
+        does not account for having picked the best
     ledger : labels used: to train the choice, by every choice inside the runs and by this one, and to report
     reason : why there is no choice
     """
@@ -37,8 +42,8 @@ class Selection:
     epoch: int | None
     test_wga: tuple[float, ...]
     average: float | None
-    gap_to_oracle: float | None
-    gap_to_best: float | None
+    gap_to_oracle: Difference | None
+    gap_to_best: Difference | None
     ledger: LabelLedger | None
     reason: str = ""
 
@@ -52,9 +57,15 @@ class Selection:
         """Population standard deviation over seeds."""
         return pstdev(self.test_wga) if self.test_wga else None
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Student's 95% interval of the mean, for new seeds on the same test rows; NaN for one seed."""
+        return mean_interval(np.array(self.test_wga)) if self.test_wga else (math.nan, math.nan)
+
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """JSON-able; NaN becomes None."""
         chosen = self.choice
+        low, high = jsonable(self.interval)
         return {
             "criterion": str(self.criterion),
             "choice": None if chosen is None else chosen.name,
@@ -62,10 +73,10 @@ class Selection:
             "score": None if chosen is None else chosen.score,
             "tied": [] if chosen is None else list(chosen.tied),
             "n_seeds": len(self.test_wga),
-            "test_wga": {"mean": self.mean, "sd": self.sd, "values": list(self.test_wga)},
+            "test_wga": {"mean": self.mean, "sd": self.sd, "low": low, "high": high, "values": list(self.test_wga)},
             "test_average": self.average,
-            "gap_to_oracle": self.gap_to_oracle,
-            "gap_to_best": self.gap_to_best,
+            "gap_to_oracle": jsonable(self.gap_to_oracle),
+            "gap_to_best": jsonable(self.gap_to_best),
             "label_ledger": None if self.ledger is None else asdict(self.ledger),
             "reason": self.reason,
         }
@@ -78,6 +89,7 @@ class PanelSelection:
     panel: Panel
     selections: tuple[Selection, ...]
     best: str
+    notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -89,7 +101,7 @@ class PanelSelection:
             "seeds": list(self.panel.seeds),
             "best_on_test": self.best,
             "selections": [selection.as_dict() for selection in self.selections],
-            "notes": list(self.panel.notes),
+            "notes": list(self.notes),
         }
 
 
@@ -146,15 +158,30 @@ def _on_panel(config: SelectConfig, panel: Panel) -> PanelSelection:
             continue
         option = options[found.index]
         points = option.points(panel.seeds)
-        gap = None if isinstance(oracle, str) else worth[oracle.index] - worth[found.index]
+        gap = None if isinstance(oracle, str) else _gap(panel, options[oracle.index], option)
         rows.append(
             Selection(
                 criterion, found, points[0].epoch, tuple(point.test[SelectBy.WGA] for point in points),
-                fmean(point.test[SelectBy.AVERAGE] for point in points), gap, worth[best] - worth[found.index],
+                fmean(point.test[SelectBy.AVERAGE] for point in points), gap, _gap(panel, options[best], option),
                 _ledger(found, option, panel),
             )
         )  # fmt: skip
-    return PanelSelection(panel, tuple(rows), options[best].name)
+    return PanelSelection(panel, tuple(rows), options[best].name, (*panel.notes, *_other_rows(panel)))
+
+
+def _gap(panel: Panel, first: _Option, second: _Option) -> Difference:
+    """Test WGA of the first less that of the second, paired over seeds."""
+    values = [np.array([point.test[SelectBy.WGA] for point in o.points(panel.seeds)]) for o in (first, second)]
+    return paired_over_seeds(*values).difference
+
+
+def _other_rows(panel: Panel) -> tuple[str, ...]:
+    """A note where candidates were scored on different validation rows."""
+    sizes = {point.n_val for c in panel.candidates for run in c.runs.values() for point in run.points} - {None, 0}
+    if len(sizes) < 2:
+        return ()
+    listed = ", ".join(str(n) for n in sorted(n for n in sizes if n is not None))
+    return (f"scores are of different validation rows (n = {listed}): some methods train on part of them",)
 
 
 def _options(config: SelectConfig, candidate: Candidate) -> list[_Option]:

@@ -70,23 +70,23 @@ def test_a_planted_shortcut_is_found_and_mended(tmp_path: Path) -> None:
 
 
 def test_findings_are_right_as_often_as_stated(tmp_path: Path) -> None:
-    stores = [planted(tmp_path / f"a{s}.h5", s, spurious=0.0, core=2.0) for s in range(40)]
+    stores = [planted(tmp_path / f"a{s}.h5", s, spurious=0.0, core=2.0) for s in range(24)]
     absent = Counter(run_diagnose(quick(store)).verdict.finding for store in stores)
-    # Two families of tests at 5%: 4 of 40 at most on average; 10 would be three standard deviations more.
-    assert absent[Finding.NOTHING] >= 31
+    # Two families of tests at 5%: 2.4 of 24 at most on average; 7 would be three standard deviations more.
+    assert absent[Finding.NOTHING] >= 18
     assert absent[Finding.GAP_AND_REMEDY] <= 1
-    present = [run_diagnose(quick(planted(tmp_path / f"p{s}.h5", s, spurious=3.0))).verdict for s in range(10)]
-    assert sum(v.finding is Finding.GAP_AND_REMEDY for v in present) >= 9
+    present = [run_diagnose(quick(planted(tmp_path / f"p{s}.h5", s, spurious=3.0))).verdict for s in range(5)]
+    assert sum(v.finding is Finding.GAP_AND_REMEDY for v in present) >= 4
 
 
 def test_decodability_is_not_lent_by_the_label(tmp_path: Path) -> None:
     """The attribute follows the label and nothing else: knowing the label is no knowledge of the attribute."""
     decodable = [
         run_diagnose(quick(planted(tmp_path / f"{s}.h5", s, counts=(400, 40, 40, 400), spurious=0.0, core=4.0)))
-        for s in range(8)
+        for s in range(6)
     ]
     found = [r.decodability for r in decodable if r.decodability is not None]
-    assert len(found) == 8
+    assert len(found) == 6
     assert sum(d.is_decodable for d in found) <= 2
     assert np.mean([d.accuracy.value for d in found]) == pytest.approx(0.5, abs=0.04)
 
