@@ -68,8 +68,8 @@ def _show(found: "PanelSelection") -> None:
         f"{panel.title}: chosen among {len(panel.candidates)} methods on validation, mean over {len(panel.seeds)} "
         "seed(s); test metrics in %, gaps in points"
     )
-    columns = ["criterion", "choice", "labels: validation", "training", "score", "test WGA", "sd", "n", "95% for new seeds",
-               "average", "gap to wga's", "gap to best"]  # fmt: skip
+    columns = ["criterion", "choice", "labels: validation", "training", "score", "test WGA", "sd", "n",
+               "95% for new seeds", "average", "gap to wga's", "gap to best"]  # fmt: skip
     show_table(title, columns, [_row(selection) for selection in found.selections], text_columns=4)
     notes = list(found.notes)
     for selection in found.selections:
@@ -80,7 +80,7 @@ def _show(found: "PanelSelection") -> None:
             notes.append(f"{selection.criterion}: {selection.choice.name} is the first of a tie with {tied}")
     note(
         *notes,
-        f"best on test rows is {found.best}, which no criterion can know; whether choices differ, `grobust compare` tests",
+        f"best on test rows is {found.best}, which no criterion can know; `grobust compare` tests differences",
     )
 
 

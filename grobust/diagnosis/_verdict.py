@@ -65,8 +65,19 @@ class Verdict:
     remedy: str | None
 
 
-def conclude(gaps: Sequence[ClassGap], effects: Sequence[Effect], *, alpha: float, has_attributes: bool) -> Verdict:
-    """Weigh gaps and effects; both tests are corrected for their number and taken at level `alpha`."""
+def conclude(
+    gaps: Sequence[ClassGap],
+    effects: Sequence[Effect],
+    *,
+    alpha: float,
+    has_attributes: bool,
+    alignments: Sequence[Alignment] = (),
+) -> Verdict:
+    """Weigh gaps and effects; both tests are corrected for their number and taken at level `alpha`.
+
+    Whether the label's score moves with the attribute (`alignments`, within groups) stands in the evidence: a gap
+    without it is no sign that the head leans on the attribute.
+    """
     proven = [gap for gap in gaps if gap.p_corrected <= alpha]
     helping = [e for e in effects if e.p_corrected <= alpha and e.gain.value > 0]
     remedy = max(helping, key=lambda e: e.gain.value, default=None)
@@ -125,8 +136,8 @@ def _effect_sentence(effect: Effect, what: str, alpha: float) -> str:
 
 def _shift_sentence(found: Alignment, alpha: float) -> str:
     moved = (
-        f"inside a class, the label's score moves by {found.shift:.2f} standard deviations of a group with the attribute, "
-        f"p = {found.p_value:.2g}"
+        f"inside a class the label's score moves by {found.shift:.2f} standard deviations of a group with the "
+        f"attribute, p = {found.p_value:.2g}"
     )
     if found.p_value <= alpha:
         return moved

@@ -193,3 +193,14 @@ def test_conclusions_follow_their_tests() -> None:
     assert "reads attributes" in found.recommendation
     bare = conclude([], [none], alpha=0.05, has_attributes=False)
     assert "no attributes" in bare.evidence[-1]
+
+
+def test_a_gap_is_not_put_down_to_an_attribute_that_the_score_ignores() -> None:
+    data = gaussian_groups((300, 300, 300, 300), 4, seed=0, spurious=0.0)
+    fit = fit_probe(data.features, data.groups.labels, n_classes=2, l2=1e-2)
+    ignored = alignment(data.features, data.groups, fit.probe.weight, permutations=39)
+    gap = ClassGap("y", "y / a", "y / b", 90, 80, Difference(0.2, 0.1, 0.3, 0.001), 0.002)
+    found = conclude([gap], [effect("none", 0.0, math.nan)], alpha=0.05, has_attributes=True, alignments=ignored)
+    assert found.finding is Finding.GAP
+    assert ignored[0].p_value > 0.05
+    assert "difficulty rather than of this attribute" in found.evidence[-1]
