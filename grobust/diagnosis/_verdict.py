@@ -91,7 +91,7 @@ def conclude(
     if not has_attributes:
         evidence.append("the store has no attributes: nothing can be said about groups inside a class")
     if proven and remedy:
-        return Verdict(Finding.GAP_AND_REMEDY, _do(remedy, what), tuple(evidence), remedy.name)
+        return Verdict(Finding.GAP_AND_REMEDY, _do(remedy, helping, what), tuple(evidence), remedy.name)
     if proven:
         advice = (
             "No balancing tried is shown to close the gap. More rows of the worst group, a method beyond balancing or "
@@ -99,7 +99,7 @@ def conclude(
         )
         return Verdict(Finding.GAP, advice, tuple(evidence), None)
     if remedy:
-        return Verdict(Finding.REMEDY, _do(remedy, what), tuple(evidence), remedy.name)
+        return Verdict(Finding.REMEDY, _do(remedy, helping, what), tuple(evidence), remedy.name)
     return Verdict(Finding.NOTHING, _leave(gaps, has_attributes), tuple(evidence), None)
 
 
@@ -115,9 +115,15 @@ def _leave(gaps: Sequence[ClassGap], has_attributes: bool) -> str:
     )
 
 
-def _do(remedy: Effect, what: str) -> str:
-    reads = "It reads attributes of training rows." if remedy.needs_groups else "It reads class labels only."
-    return f"Train with {remedy.name}: it raises the cross-validated {what} to {100 * remedy.worst.value:.1f}%. {reads}"
+def _do(remedy: Effect, helping: Sequence[Effect], what: str) -> str:
+    advice = f"Train with {remedy.name}: it raises the cross-validated {what} to {100 * remedy.worst.value:.1f}%. "
+    if not remedy.needs_groups:
+        return advice + "It reads class labels only."
+    advice += "It reads attributes of training rows."
+    blind = max((e for e in helping if not e.needs_groups), key=lambda e: e.gain.value, default=None)
+    if blind is None:
+        return f"{advice} Without them nothing tried is shown to help."
+    return f"{advice} Without them, {blind.name} raises it to {100 * blind.worst.value:.1f}%."
 
 
 def _gap_sentence(gap: ClassGap, alpha: float) -> str:

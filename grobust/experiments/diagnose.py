@@ -45,6 +45,10 @@ __all__ = ["run_diagnose"]
 PLAIN, PROXY, ATTRIBUTE = "none", "bias proxy", "attribute"
 BALANCED = 1.01
 BLIND = (SelectBy.WORST_CLASS, SelectBy.BIAS_UNSUPERVISED, SelectBy.CLASS_DIFFERENCE, SelectBy.AVERAGE)
+UNCORRECTED = (
+    "p-values are corrected for their number, intervals are not; a loss to the best does not account for its having "
+    "been picked"
+)
 STEPS = ("strength", "methods", "rows", "directions", "spectra", "validation")
 
 
@@ -98,7 +102,7 @@ def run_diagnose(
                 heads[method.name] = _final_head(config, features, data, method, l2)
         check = None if val is None else _check(config, val, heads, data.has_attributes)
         provenance = store.provenance
-    notes += [*plain_metrics.notes, *of_proxy, *of_spectra]
+    notes += [*plain_metrics.notes, *of_proxy, *of_spectra, UNCORRECTED]
     if found.unfinished:
         notes.append(f"{found.unfinished} heads of the cross-validation did not converge")
     if data.has_attributes and not alignments:

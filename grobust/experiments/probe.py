@@ -24,6 +24,7 @@ from grobust.experiments.splits import (
     best,
     ledger_of,
     needs_proxy,
+    notes_of,
     open_parts,
     record_of,
     scores_of,
@@ -196,7 +197,7 @@ def run_probe(config: ProbeConfig, *, on_progress: Callable[[int, int], None] | 
         provenance=provenance,
         ledger=ledger_of(config, selects=size > 1),
         runs=runs,
-        notes=_notes(config, cells, which, parts.train.groups),
+        notes=(*_notes(config, cells, which, parts.train.groups), *notes_of(config.select, validation)),
         device=device,
         proxy=None if validation.proxy is None else validation.proxy.as_dict(validation.groups),
     )

@@ -26,6 +26,7 @@ __all__ = [
     "best",
     "ledger_of",
     "needs_proxy",
+    "notes_of",
     "open_parts",
     "record_of",
     "scores_of",
@@ -111,6 +112,11 @@ def validation_arrays(store: FeatureStore, val: Part, proxy: BiasProxy | None) -
     """The store's validation rows, with what a proxy says about them."""
     reading = None if proxy is None else proxy.read(val.features, val.groups)
     return ValidationArrays(store.groups, store.split, reading)
+
+
+def notes_of(select: SelectBy, validation: ValidationArrays) -> tuple[str, ...]:
+    """What a reader must know of the validation rows; of the proxy only if it was asked."""
+    return validation.notes if select.needs_proxy else validation.absent
 
 
 def scores_of(

@@ -23,6 +23,7 @@ from grobust.experiments.splits import (
     best,
     ledger_of,
     needs_proxy,
+    notes_of,
     open_parts,
     record_of,
     scores_of,
@@ -201,7 +202,7 @@ def run_trajectories(
         provenance=provenance,
         ledger=ledger_of(config, selects=len(parts.val.groups) > 0),
         runs=tuple(_run(config, cell, found, i, parts, validation) for i, cell in enumerate(cells)),
-        notes=_notes(config, parts),
+        notes=(*_notes(config, parts), *notes_of(config.select, validation)),
         device=device,
         proxy=None if validation.proxy is None else validation.proxy.as_dict(validation.groups),
     )

@@ -22,6 +22,7 @@ __all__ = ["BiasProxy", "ProxyReading", "fit_bias_proxy"]
 # than the handful whose accuracy would be noise.
 HARD_SHARE = 0.25
 FEW_ROWS = 10
+MOST_NOTES = 6
 READ_ROWS = 8192
 ALWAYS_RIGHT = (
     "the bias proxy is always right on validation rows: strata off the diagonal are empty, and bias_unsupervised "
@@ -87,12 +88,15 @@ class ProxyReading:
             return ()
         if self.accuracy == 1:
             return (ALWAYS_RIGHT,)
+        table = self.strata
+        few = [(int(table[j, y]), j, y) for j, y in zip(*np.nonzero((table > 0) & (table < FEW_ROWS)), strict=True)]
+        share = f"1/{int((table > 0).sum())} of bias_unsupervised"
+        if len(few) > MOST_NOTES:
+            return (f"{len(few)} strata of the bias proxy have fewer than {FEW_ROWS} validation rows, each {share}",)
         return tuple(
             f"stratum 'predicted {self.class_names[j]}, class {self.class_names[y]}' of the bias proxy has "
-            f"{n} validation row{'s' if n > 1 else ''}, which decide 1/{int((self.strata > 0).sum())} of "
-            "bias_unsupervised"
-            for (j, y), n in np.ndenumerate(self.strata)
-            if 0 < n < FEW_ROWS
+            f"{n} validation row{'s' if n > 1 else ''}, which decide {share}"
+            for n, j, y in few
         )
 
     def agreement(self, groups: Groups) -> float | None:
@@ -113,7 +117,7 @@ class ProxyReading:
         return group_metrics(self.predictions, groups)
 
     def as_dict(self, groups: Groups) -> dict[str, Any]:
-        """JSON-able summary; what concerns attributes is None without them."""
+        """JSON-able summary: strata that have rows; what concerns attributes is None without them."""
         with_attributes = groups.n_attributes > 1 and len(self) > 0
         return {
             "description": self.description,
@@ -122,6 +126,7 @@ class ProxyReading:
             "strata": [
                 {"predicted": self.class_names[j], "class": self.class_names[y], "n": int(n)}
                 for (j, y), n in np.ndenumerate(self.strata)
+                if n > 0
             ],
             "agreement_with_attribute": self.agreement(groups),
             "accuracy_by_group": self.by_group(groups).as_dict()["groups"] if with_attributes else None,

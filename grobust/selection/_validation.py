@@ -1,5 +1,6 @@
 """`ValidationArrays`: the only rows that a selector can see."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ class ValidationArrays:
         if proxy is not None and len(proxy) != len(self.groups):
             raise ShapeError(f"the proxy read {len(proxy)} rows, and there are {len(self.groups)} validation rows.")
         self.proxy = proxy
-        self.cells = self.groups if proxy is None else _cells(self.groups, proxy)
+        self._parts = None if proxy is None else _Parts.of(self.groups, proxy)
+        self.cells = self.groups if self._parts is None else self._parts.cells
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -60,7 +62,14 @@ class ValidationArrays:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know of every score: classes and groups without validation rows, and the proxy's notes."""
+        """What a reader must know: `absent`, and what the proxy has to say."""
+        return (*self.absent, *(() if self.proxy is None else self.proxy.notes))
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Notes on classes and groups without validation rows, if there are rows at all."""
+        if len(self) == 0:
+            return ()
         counts, classes = self.groups.counts, self.groups.class_counts
         lost = [name for name, n in zip(self.groups.class_names, classes, strict=True) if n == 0]
         notes = [f"class '{name}' has no validation rows: no score sees it" for name in lost]
@@ -69,7 +78,7 @@ class ValidationArrays:
             for g, (name, n) in enumerate(zip(self.groups.names, counts, strict=True))
             if n == 0 and self.has_attributes and classes[g // self.groups.n_attributes] > 0
         ]
-        return (*notes, *(() if self.proxy is None else self.proxy.notes))
+        return tuple(notes)
 
     def labels_used(self, select: SelectBy) -> tuple[str, ...]:
         """Kinds of labels of validation rows that a score reads."""
@@ -98,9 +107,7 @@ class ValidationArrays:
 
     def by_group(self, correct: Int[np.ndarray, "... c"]) -> Int[np.ndarray, "... g"]:
         """(..., g) correct predictions per group from those per cell."""
-        if self.proxy is None:
-            return correct
-        return np.asarray(correct.reshape(*correct.shape[:-1], self.groups.n_groups, -1).sum(axis=-1))
+        return correct if self._parts is None else self._parts.summed(correct, self._parts.group, self.groups.n_groups)
 
     def scores(self, select: SelectBy, correct: Int[np.ndarray, "... c"]) -> NDArray[Any]:
         """(...) scores of candidates from correct predictions per cell of `cells`; raises as `require`."""
@@ -122,20 +129,53 @@ class ValidationArrays:
 
     def _seen(self, select: SelectBy, cells: NDArray[Any]) -> NDArray[Any]:
         """The same counts in the cells that a score looks at."""
-        if self.proxy is None:
-            return cells
-        k, shape = self.groups.n_classes, cells.shape[:-1]
-        apart = cells.reshape(*shape, k, self.groups.n_attributes, k, 2)
-        if select is SelectBy.WORST_PSEUDO_GROUP:
-            return np.asarray(apart.sum(axis=(-3, -2))).reshape(*shape, -1)
-        if select.needs_proxy:
-            return np.asarray(apart.sum(axis=(-3, -1))).reshape(*shape, -1)
-        return self.by_group(cells)
+        parts = self._parts
+        if parts is None or not select.needs_proxy:
+            return self.by_group(cells)
+        pseudo = select is SelectBy.WORST_PSEUDO_GROUP
+        return parts.summed(cells, parts.pseudo_group if pseudo else parts.stratum)
 
 
-def _cells(groups: Groups, proxy: ProxyReading) -> Groups:
-    """Class × (attribute × proxy's prediction × whether its loss is large)."""
-    k = groups.n_classes
-    inner = (groups.attributes * k + proxy.predictions) * 2 + proxy.is_hard
-    names = tuple(str(i) for i in range(groups.n_attributes * k * 2))
-    return Groups(groups.labels, inner, groups.class_names, names)
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """The combinations of class, attribute, proxy's prediction and large loss that have rows, of which there are u.
+
+    Only those are kept: with many classes most combinations are empty.
+
+    Parameters
+    ----------
+    cells : groups whose attributes number the combinations of a class
+    cell : (u) id of each combination among the cells
+    group, stratum, pseudo_group : (u) what each belongs to
+    """
+
+    cells: Groups
+    cell: Int[np.ndarray, " u"]
+    group: Int[np.ndarray, " u"]
+    stratum: Int[np.ndarray, " u"]
+    pseudo_group: Int[np.ndarray, " u"]
+
+    @classmethod
+    def of(cls, groups: Groups, proxy: ProxyReading) -> "_Parts":
+        k = groups.n_classes
+        keys = (groups.ids * k + proxy.predictions) * 2 + proxy.is_hard
+        used, of_row = np.unique(keys, return_inverse=True)
+        group, predicted, hard = used // 2 // k, used // 2 % k, used % 2
+        label = group // groups.n_attributes
+        # Sorted by class, so that a combination's number in its class is its distance from the class's first.
+        number = np.arange(used.size) - np.searchsorted(label, label)
+        width = int(number.max(initial=0)) + 1
+        names = tuple(str(i) for i in range(width))
+        return cls(
+            cells=Groups(groups.labels, number[of_row], groups.class_names, names), cell=label * width + number,
+            group=group, stratum=np.unique(predicted * k + label, return_inverse=True)[1],
+            pseudo_group=np.unique(label * 2 + hard, return_inverse=True)[1],
+        )  # fmt: skip
+
+    def summed(self, cells: NDArray[Any], target: NDArray[Any], size: int | None = None) -> NDArray[Any]:
+        """Counts (..., c) per cell added up by the target (u) of each combination."""
+        width = int(target.max(initial=-1)) + 1 if size is None else size
+        found = np.zeros((*cells.shape[:-1], width), dtype=cells.dtype)
+        for part, to in zip(self.cell.tolist(), target.tolist(), strict=True):
+            found[..., to] += cells[..., part]
+        return found

@@ -191,6 +191,7 @@ def test_conclusions_follow_their_tests() -> None:
     found = conclude([gap(0.01)], two, alpha=0.05, has_attributes=True)
     assert found.remedy == "g"
     assert "reads attributes" in found.recommendation
+    assert "Without them, m raises it" in found.recommendation
     bare = conclude([], [none], alpha=0.05, has_attributes=False)
     assert "no attributes" in bare.evidence[-1]
 

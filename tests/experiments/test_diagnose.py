@@ -69,6 +69,7 @@ def test_a_planted_shortcut_is_found_and_mended(tmp_path: Path) -> None:
     assert steps[-1][0] == steps[-1][1]
 
 
+@pytest.mark.slow
 def test_findings_are_right_as_often_as_stated(tmp_path: Path) -> None:
     stores = [planted(tmp_path / f"a{s}.h5", s, spurious=0.0, core=2.0) for s in range(24)]
     absent = Counter(run_diagnose(quick(store)).verdict.finding for store in stores)

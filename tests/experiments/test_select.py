@@ -13,7 +13,7 @@ from helpers import gaussian_store, make_plan, write_store_of
 from scipy.stats import ttest_rel
 from sklearn.metrics import recall_score
 
-from grobust.errors import ConfigError, DataError, StoreMismatchError
+from grobust.errors import ConfigError, DataError, GroupError, StoreMismatchError
 from grobust.experiments.compare import CompareReport, run_compare
 from grobust.experiments.config import ProbeConfig, TrajectoryConfig
 from grobust.experiments.evidence_config import CompareConfig, Epochs, SelectConfig
@@ -22,8 +22,9 @@ from grobust.experiments.recorded import read_panels
 from grobust.experiments.records import Record, append_records, read_records
 from grobust.experiments.select import run_select
 from grobust.experiments.trajectory import run_trajectories
+from grobust.features.parts import PartsWriter, StorePlan
 from grobust.features.store import FeatureStore
-from grobust.groups import Split
+from grobust.groups import Groups, Split
 from grobust.heads import HeadInfo, Heads, save_heads
 from grobust.metrics import group_metrics
 from grobust.probe import Probe
@@ -94,6 +95,35 @@ def test_a_run_can_choose_by_a_proxy(store: Path) -> None:
     assert curves.runs[0].best_epoch == int(np.argmax(scores)) + 1
     with pytest.raises(ConfigError, match="proxy_l2 must be positive"):
         ProbeConfig(store=store, proxy_l2=0.0)
+
+
+def test_a_class_absent_from_validation_is_said(store: Path, tmp_path: Path) -> None:
+    with FeatureStore(store) as opened:
+        split = np.where((opened.split == Split.VAL) & (opened.groups.labels == 1), Split.TRAIN, opened.split)
+        plan = StorePlan(opened.provenance, opened.groups, split.astype(np.int8), opened.sample_ids, opened.dim)
+        with PartsWriter(tmp_path / "g.h5", plan) as writer:
+            writer.write(np.arange(opened.n), np.asarray(opened.read()))
+            other = writer.finish()
+    note = "class 'y1' has no validation rows: no score sees it"
+    report = run_probe(ProbeConfig(store=other, seeds=(1,), select=SelectBy.BIAS_UNSUPERVISED))
+    assert note in report.notes
+    assert report.runs[0].val_scores["worst_class"] == report.runs[0].val.average.value
+    curves = run_trajectories(TrajectoryConfig(store=other, seeds=(1,), sgd=SGD(epochs=2)))
+    assert note in curves.notes
+
+
+def test_scores_on_groups_need_attributes(tmp_path: Path) -> None:
+    groups = Groups.from_arrays(np.arange(60) % 2, class_names=("a", "b"))
+    store = write_store_of(tmp_path / "f.h5", replace(make_plan(60), groups=groups))
+    with pytest.raises(GroupError, match=r"no attributes. Without: worst_class"):
+        run_probe(ProbeConfig(store=store, select=SelectBy.WGA))
+    run_probe(ProbeConfig(store=store, records=tmp_path / "r.jsonl", balance=METHODS))
+    (panel,) = run_select(SelectConfig(tmp_path / "r.jsonl")).panels
+    found = {s.criterion: s for s in panel.selections}
+    assert found[SelectBy.WORST_CLASS].choice is not None
+    assert found[SelectBy.WGA].choice is None
+    assert "without validation rows or attributes" in found[SelectBy.WGA].reason
+    assert found[SelectBy.WORST_CLASS].gap_to_oracle is None
 
 
 def test_curves_have_every_score_of_every_epoch(store: Path, recorded: Path) -> None:

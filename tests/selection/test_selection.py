@@ -1,5 +1,7 @@
 """Scores, bias proxies and selectors against plain loops; what selectors refuse."""
 
+import doctest
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,8 @@ def by_loop(select: SelectBy, predicted: np.ndarray, groups: Groups, proxy: np.n
     y, a = groups.labels, groups.attributes
     key: dict[SelectBy, Any] = {
         SelectBy.WORST_CLASS: y, SelectBy.CLASS_DIFFERENCE: y, SelectBy.AVERAGE: np.zeros_like(y),
-        SelectBy.WGA: y * 100 + a, SelectBy.AVERAGE_GROUP: y * 100 + a, SelectBy.BIAS_UNSUPERVISED: proxy * 100 + y,
-        SelectBy.BIAS_UNSUPERVISED_WORST: proxy * 100 + y, SelectBy.WORST_PSEUDO_GROUP: y * 2 + hard,
+        SelectBy.WGA: y * 1000 + a, SelectBy.AVERAGE_GROUP: y * 1000 + a, SelectBy.BIAS_UNSUPERVISED: proxy * 1000 + y,
+        SelectBy.BIAS_UNSUPERVISED_WORST: proxy * 1000 + y, SelectBy.WORST_PSEUDO_GROUP: y * 2 + hard,
     }  # fmt: skip
     cells = key[select]
     accuracy = [float(np.mean(predicted[cells == c] == y[cells == c])) for c in sorted(set(cells.tolist()))]
@@ -203,3 +205,28 @@ def test_reading_wants_as_many_rows() -> None:
     fit = fit_probe(data.features, data.groups.labels, n_classes=2)
     with pytest.raises(ShapeError, match="79 rows"):
         BiasProxy(fit.probe, 0.1).read(data.features[:79], data.groups)
+
+
+def test_many_classes_keep_the_combinations_that_have_rows() -> None:
+    rng = np.random.default_rng(0)
+    k, n = 300, 2000
+    groups = Groups.from_arrays(
+        rng.integers(k, size=n), rng.integers(2, size=n), class_names=[str(i) for i in range(k)],
+        attribute_names=("a", "b"),
+    )  # fmt: skip
+    proxy = ProxyReading.of_predictions(rng.integers(k, size=n), groups)
+    validation = ValidationArrays(groups, np.full(n, Split.VAL), proxy)
+    assert validation.cells.n_groups <= n * k
+    assert validation.cells.n_attributes <= groups.class_counts.max()
+    predicted = np.where(rng.random(n) < 0.7, groups.labels, rng.integers(k, size=n))
+    for select in SelectBy:
+        choice = Selector(select).choose(predicted[None], validation)
+        assert choice.score == pytest.approx(by_loop(select, predicted, groups, proxy.predictions, proxy.is_hard))
+    (note,) = proxy.notes
+    assert "strata of the bias proxy have fewer than 10" in note
+
+
+def test_the_example_of_a_selector_runs() -> None:
+    module = import_module("grobust.selection._selector")
+    assert doctest.testmod(module).attempted > 0
+    assert doctest.testmod(module).failed == 0
