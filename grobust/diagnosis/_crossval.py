@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from grobust.arrays import on_cuda, to_device, to_numpy
 from grobust.balancing import Balancer
@@ -18,6 +19,9 @@ from grobust.settings import LBFGS
 from grobust.typing import Array
 
 __all__ = ["CrossValidated", "Problem", "cross_validate"]
+
+# Of a block of features in float64.
+READ_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +107,15 @@ def cross_validate(
     )  # fmt: skip
     predictions = np.zeros((len(problems), len(groups)), dtype=np.int64)
     loss = np.zeros(predictions.shape)
-    for f, rows in enumerate(held_out):
+    step = max(64, READ_BYTES // (8 * features.shape[1]))
+    for f, lo in ((f, lo) for f, own in enumerate(held_out) for lo in range(0, own.size, step)):
+        rows = held_out[f][lo : lo + step]
         block = features[_like(rows, features)]
         for h, problem in enumerate(problems):
             logits = to_numpy(fits[h * folds + f].probe.logits(block))
             labels = (groups if problem.groups is None else problem.groups).labels[rows]
             predictions[h, rows] = logits.argmax(axis=1)
-            top = logits.max(axis=1)
-            log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-            loss[h, rows] = log_sum - logits[np.arange(rows.size), labels]
+            loss[h, rows] = logsumexp(logits, axis=1) - logits[np.arange(rows.size), labels]
     unfinished = sum(fit.status is not FitStatus.CONVERGED for fit in fits)
     return CrossValidated(tuple(p.name for p in problems), predictions, loss, unfinished)
 

@@ -34,7 +34,7 @@ from grobust.experiments.spectrum import run_spectrum
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups, Split
 from grobust.metrics import group_metrics
-from grobust.probe import Head, Probe, fit_probes
+from grobust.probe import Head, Probe, fit_probes, logits_by_block
 from grobust.selection import ProxyReading, Selector, ValidationArrays
 from grobust.settings import BalanceBy, BalanceMethod, SelectBy
 from grobust.spectrum import Against
@@ -252,11 +252,12 @@ def _check(
     config: DiagnoseConfig, val: tuple[NDArray[Any], Groups], heads: dict[str, Probe], has_attributes: bool
 ) -> Check:
     features, groups = val
-    predicted = [probe.predict(features) for probe in heads.values()]
+    blocks = [logits.argmax(axis=2) for _, logits in logits_by_block(list(heads.values()), features)]
+    predicted = np.concatenate(blocks).T
     metrics = [group_metrics(p, groups) for p in predicted]
     if len(metrics) == 1:
         return Check(metrics[0], None, None)
-    correct = np.stack(predicted) == groups.labels
+    correct = predicted == groups.labels
     drawn = bootstrap_rows(
         correct, groups, metric=_metric(has_attributes), replicates=config.replicates, seed=config.seed
     )

@@ -23,7 +23,8 @@ __all__ = ["BiasProxy", "ProxyReading", "fit_bias_proxy"]
 HARD_SHARE = 0.25
 FEW_ROWS = 10
 MOST_NOTES = 6
-READ_ROWS = 8192
+# Of a block of features in float64.
+READ_BYTES = 16 << 20
 ALWAYS_RIGHT = (
     "the bias proxy is always right on validation rows: strata off the diagonal are empty, and bias_unsupervised "
     "equals the balanced accuracy"
@@ -164,8 +165,9 @@ class BiasProxy:
         if n != len(groups):
             raise ShapeError(f"there are features of {n} rows and groups of {len(groups)}.")
         predictions, loss = np.zeros(n, dtype=np.int64), np.zeros(n)
-        for lo in range(0, n, READ_ROWS):
-            hi = min(lo + READ_ROWS, n)
+        rows = max(64, READ_BYTES // (8 * int(features.shape[1])))
+        for lo in range(0, n, rows):
+            hi = min(lo + rows, n)
             logits = to_numpy(self.probe.logits(features[lo:hi, :]))
             predictions[lo:hi] = logits.argmax(axis=1)
             loss[lo:hi] = logsumexp(logits, axis=1) - logits[np.arange(hi - lo), groups.labels[lo:hi]]
