@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from grobust.metrics import GroupMetrics, group_metrics
     from grobust.models.backbones import load_backbone
     from grobust.probe import Head, Probe, ProbeFit, fit_probe, fit_probes
-    from grobust.settings import LBFGS, BalanceBy, BalanceMethod
+    from grobust.selection import Selector, ValidationArrays, fit_bias_proxy
+    from grobust.settings import LBFGS, BalanceBy, BalanceMethod, SelectBy
     from grobust.spectrum import (
         NormRatio,
         RatioInference,
@@ -72,7 +73,8 @@ _HOMES = {
     "grobust.metrics": ("GroupMetrics", "group_metrics"),
     "grobust.models.backbones": ("load_backbone",),
     "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
-    "grobust.settings": ("LBFGS", "BalanceBy", "BalanceMethod"),
+    "grobust.selection": ("Selector", "ValidationArrays", "fit_bias_proxy"),
+    "grobust.settings": ("LBFGS", "BalanceBy", "BalanceMethod", "SelectBy"),
     "grobust.spectrum": (
         "NormRatio", "RatioInference", "Spectra", "class_spectra", "diagnose", "group_spectra", "norm_ratios",
         "ratio_inference",
@@ -105,17 +107,21 @@ __all__ = [
     "ProbeFit",
     "Provenance",
     "RatioInference",
+    "SelectBy",
+    "Selector",
     "Spectra",
     "Split",
     "StratifiedCellKFold",
     "Subsetting",
     "Upsampling",
     "Upweighting",
+    "ValidationArrays",
     "__version__",
     "balance_summary",
     "class_spectra",
     "diagnose",
     "extract_features",
+    "fit_bias_proxy",
     "fit_probe",
     "fit_probes",
     "group_metrics",

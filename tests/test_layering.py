@@ -8,13 +8,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports from earlier rows and from its own package.
 ROWS = (
-    ("errors", "typing"),
+    ("errors", "typing", "ledger"),
     ("settings", "arrays", "threads", "features.widen"),
     ("groups",),
     ("features._schema", "features._hdf5", "features._view", "features.store", "features.parts",
      "metrics", "balancing", "spectrum"),
     ("probe",),
+    ("selection",),
+    ("comparison",),
     ("classifier",),
+    ("diagnosis",),
     ("heads",),
     ("data", "models"),
     ("features._batches", "features.extract"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from grobust.errors import ConfigError
-from grobust.settings import BalanceBy, BalanceMethod
+from grobust.settings import BalanceBy, BalanceMethod, SelectBy
 
 __all__ = [
     "By",
@@ -20,6 +20,7 @@ __all__ = [
     "Records",
     "Store",
     "byte_size",
+    "criteria",
     "floats",
     "ints",
     "methods",
@@ -67,6 +68,17 @@ def methods(text: str) -> tuple[BalanceMethod, ...]:
         if name not in known:
             raise ConfigError(f"--balance: unknown method {name!r}. Expected one of: all, {', '.join(BalanceMethod)}.")
     return tuple(BalanceMethod(name) for name in _parts(text, "--balance"))
+
+
+def criteria(text: str) -> tuple[SelectBy, ...]:
+    """``all`` or comma-separated validation scores."""
+    if text.strip() == "all":
+        return tuple(SelectBy)
+    names = _parts(text, "--criterion")
+    for name in names:
+        if name not in set(SelectBy):
+            raise ConfigError(f"--criterion: unknown score {name!r}. Expected one of: all, {', '.join(SelectBy)}.")
+    return tuple(SelectBy(name) for name in names)
 
 
 def ints(text: str, option: str) -> tuple[int, ...]:
