@@ -2,6 +2,8 @@
 
 import typer
 
+from grobust_cli import fetch
+
 __all__ = ["app"]
 
 app = typer.Typer(
@@ -13,3 +15,6 @@ app = typer.Typer(
 @app.callback()
 def data() -> None:
     """Data sets on disk: check them against what was published, and see their groups."""
+
+
+app.command("fetch")(fetch.fetch)
