@@ -204,7 +204,7 @@ def _unpack_zip(archive: Path, unpacking: _Unpacking) -> None:
                 raise unpacking.refuse(info.filename, "a link or a device")
             if info.flag_bits & 0x1:
                 raise unpacking.refuse(info.filename, "which is encrypted")
-            member = unpacking.member(info.filename, info.file_size, folder=info.is_dir())
+            member = unpacking.member(info.filename, info.file_size, folder=info.filename.endswith("/"))
             if member is not None:
                 chosen.append((info, member))
         unpacking.stated = sum(member.size for _, member in chosen)
