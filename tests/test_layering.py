@@ -12,7 +12,7 @@ ROWS = (
     ("settings", "arrays", "threads", "features.widen"),
     ("groups",),
     ("features._schema", "features._hdf5", "features._view", "features.store", "features.parts",
-     "metrics", "balancing", "spectrum"),
+     "metrics", "balancing", "held_out", "spectrum"),
     ("probe",),
     ("classifier",),
     ("heads",),
