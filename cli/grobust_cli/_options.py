@@ -1,6 +1,7 @@
 """Options that several commands share, and parsers of their values."""
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ __all__ = [
     "floats",
     "ints",
     "methods",
+    "pairs",
     "strengths",
 ]
 
@@ -107,6 +109,19 @@ def byte_size(text: str, option: str) -> int:
     if not (match and unit):
         raise ConfigError(f"{option}: expected a size such as 2GiB, 500MB or 1073741824; got {text!r}.")
     return int(float(match[1]) * unit)
+
+
+def pairs(texts: Sequence[str], option: str, example: str) -> dict[str, str]:
+    """Values of a repeatable option ``NAME=VALUE``."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"{option} expects NAME=VALUE, such as {example}; got {text!r}.")
+        if key in found:
+            raise ConfigError(f"{option} names {key!r} twice.")
+        found[key] = value
+    return found
 
 
 def _parts(text: str, option: str) -> list[str]:

@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 
 from grobust import __version__
 from grobust.errors import GrobustError
-from grobust_cli import data, demo, extract, info, predict, probe, spectrum
+from grobust_cli import data, demo, extract, import_cache, info, predict, probe, spectrum
 from grobust_cli._output import fail
 
 __all__ = ["app", "main"]
@@ -47,6 +47,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("extract")(extract.extract)
+app.command("import")(import_cache.import_cache)
 app.command("probe")(probe.probe)
 app.command("predict")(predict.predict)
 app.command("spectrum")(spectrum.spectrum)
