@@ -41,7 +41,7 @@ def open_npz(path: Path, stack: ExitStack) -> dict[str, Rows]:
             if info.filename.endswith(".npy"):
                 name = info.filename.removesuffix(".npy")
                 found[name] = _Member(path, archive, info, name, stack).rows
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is damaged, cut short or no .npz file: {_first_line(error)}.") from None
@@ -78,7 +78,7 @@ class _Member:
                     whole: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
                 return whole[start:stop]
             return self._forward(start, min(stop, self.shape[0]))
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
             raise DataError(f"{self.where} is damaged: {_first_line(error)}.") from None
 
     def _forward(self, start: int, stop: int) -> NDArray[Any]:
@@ -105,13 +105,18 @@ class _Member:
 
 def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether columns lie together, and type."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
+    try:
+        version = np.lib.format.read_magic(file)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version in readers:
+            shape, fortran, dtype = readers[version](file)
+    except Exception as error:
+        # Its parser raises whatever damaged bytes lead to.
+        raise DataError(f"{where} is damaged, cut short or no array: {_first_line(error)}.") from None
+    if version not in readers:
         raise DataError(f"{where} has .npy version {version}; expected 1.0 or 2.0, as plain arrays have.")
+    if any(size < 0 for size in shape):
+        raise DataError(f"{where} is damaged: its shape is {shape}.")
     refuse_objects(where, dtype)
     return shape, fortran, dtype
 

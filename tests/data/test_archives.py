@@ -143,6 +143,15 @@ def test_a_flipped_bit_in_compressed_data_is_an_error(tmp_path: Path) -> None:
             unpacked(bytes(content), folder)
 
 
+def test_a_zip_whose_members_begin_before_it_is_an_error(tmp_path: Path) -> None:
+    content = bytearray(zip_bytes([("a", b"x" * 50)]))
+    end = content.rindex(b"PK\x05\x06")
+    start = int.from_bytes(content[end + 16 : end + 20], "little")
+    content[end + 16 : end + 20] = (start + 30).to_bytes(4, "little")
+    with pytest.raises(DataError, match="damaged"):
+        unpacked(bytes(content), tmp_path)
+
+
 def test_many_members_of_whole_blocks_are_read_once(tmp_path: Path) -> None:
     """Sizes that are multiples of 512 make the library step back by one byte, where a stream would begin anew."""
     members: Members = [(f"{i}", bytes([i % 256]) * 512 * (i % 5)) for i in range(300)]

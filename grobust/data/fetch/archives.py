@@ -5,6 +5,7 @@ encryption, nothing twice; numbers, sizes and ratios are bounded, both as the ar
 Permissions, owners and times of the archive are not taken over. An archive with one bad member is refused whole.
 """
 
+import errno
 import gzip
 import lzma
 import stat
@@ -96,6 +97,11 @@ def unpack(
         if isinstance(error, DataError):
             raise
         raise DataError(f"{archive.name} cannot be unpacked: {error}.") from None
+    except OSError as error:
+        # The archive, not the disk: an offset that a damaged table of contents made negative.
+        if error.errno != errno.EINVAL:
+            raise
+        raise DataError(f"{archive.name} is damaged: it leads to before its beginning.") from None
     return unpacking.files
 
 
