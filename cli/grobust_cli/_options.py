@@ -13,6 +13,8 @@ from grobust.settings import BalanceBy, BalanceMethod
 
 __all__ = [
     "By",
+    "Columns",
+    "DataDir",
     "Device",
     "DeviceOption",
     "Json",
@@ -21,6 +23,7 @@ __all__ = [
     "Records",
     "Store",
     "byte_size",
+    "columns",
     "floats",
     "ints",
     "methods",
@@ -46,6 +49,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 By = Annotated[BalanceBy, typer.Option(help="What is balanced: classes, or groups (needs attributes in training).")]
 Ratio = Annotated[float, typer.Option(help="Mixture ratio r: a class keeps at most r times the smallest class.")]
 DeviceOption = Annotated[Device, typer.Option(help="`auto` takes a GPU if there is one, and says so.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of a data set on disk.", show_default=False)]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="Column of metadata_csv, arrow or webdataset, such as label=y; repeatable.",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
 Records = Annotated[
     Path | None,
     typer.Option(help="File to append the run to. Default: records.jsonl beside the store.", show_default=False),
@@ -100,6 +113,11 @@ def floats(text: str, option: str) -> tuple[float, ...]:
 def strengths(text: str, option: str, *, path: tuple[float, ...]) -> tuple[float, ...]:
     """Comma-separated numbers, or ``path`` for a grid."""
     return path if text.strip() == "path" else floats(text, option)
+
+
+def columns(options: list[str] | None) -> dict[str, str]:
+    """``NAME=VALUE`` options of `--column`."""
+    return pairs(options or [], "--column", "label=y")
 
 
 def byte_size(text: str, option: str) -> int:

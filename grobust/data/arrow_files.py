@@ -1,5 +1,7 @@
 """The one door to pyarrow: Parquet and Arrow files as tables, single cells of them, and types of columns."""
 
+import json
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ except ImportError:
     # An extra: whoever has no such file needs no pyarrow.
     pa = pq = None
 
-__all__ = ["as_strings", "cell_bytes", "is_string", "read_table"]
+__all__ = ["as_strings", "cell_bytes", "is_string", "read_table", "write_table"]
 
 # Row groups with images that a process keeps in memory.
 KEPT_BATCHES = 2
@@ -47,6 +49,20 @@ def read_table(path: Path) -> Any:
         return table.replace_schema_metadata(schema.metadata)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]], *, class_names: Mapping[str, Sequence[str]]) -> None:
+    """Write a Parquet file, or an Arrow stream as `datasets` does, with the names of class labels in its schema."""
+    if pa is None:
+        raise DataError(f"{path}: writing it needs pyarrow. Install the extra: pip install 'grobust[arrow]'.")
+    features = {name: {"names": list(names), "_type": "ClassLabel"} for name, names in class_names.items()}
+    table = pa.table(dict(columns))
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    if path.suffix.lower() == ".parquet":
+        pq.write_table(table, path, row_group_size=7)
+        return
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
 
 
 def as_strings(values: Any, path: Path, name: str) -> NDArray[Any]:

@@ -29,6 +29,7 @@ __all__ = ["TarImages", "load_webdataset"]
 TEXT = "txt"
 # A label or a comment; what is longer is not read into memory.
 LARGEST_TEXT = 1 << 20
+BLOCK = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,7 @@ class _Sample:
     shard: int
     fields: dict[str, str] = field(default_factory=dict)
     image: tuple[str, int, int] | None = None
+    endings: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,11 +159,14 @@ def _samples(path: Path, number: int) -> list[_Sample]:
                 if not samples or samples[-1].key != key:
                     samples.append(_Sample(key, f"{path}, sample '{key}'", number))
                 _add(samples[-1], member, ending, archive)
-            end = max((m.offset_data + m.size for m in archive.getmembers()), default=0)
+            end = max((m.offset_data + -(-m.size // BLOCK) * BLOCK for m in archive.getmembers()), default=0)
     except (tarfile.TarError, EOFError, UnicodeError) as error:
         raise DataError(f"{path} is no readable, uncompressed tar file: {error}.") from None
-    if end > path.stat().st_size:
-        raise DataError(f"{path} was cut short: a member ends at byte {end} of {path.stat().st_size}. Get it again.")
+    with path.open("rb") as file:
+        file.seek(end)
+        # A header that was cut ends the iteration as the mark does that ends a whole archive.
+        if file.read(BLOCK) != bytes(BLOCK):
+            raise DataError(f"{path} was cut short after byte {end}: there is no mark of its end. Get it again.")
     if not samples:
         raise DataError(f"{path} has no samples.")
     return samples
@@ -181,6 +186,9 @@ def _checked_name(member: tarfile.TarInfo, path: Path) -> tuple[str, str]:
 
 
 def _add(sample: _Sample, member: tarfile.TarInfo, ending: str, archive: tarfile.TarFile) -> None:
+    if ending in sample.endings:
+        raise DataError(f"{sample.place}: two members end in .{ending}; every sample needs a key of its own.")
+    sample.endings.add(ending)
     if f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES:
         sample.image = (member.name.removeprefix("./"), member.offset_data, member.size)
         return
