@@ -422,6 +422,7 @@ def test_from_the_command_line(server: Server, tmp_path: Path) -> None:
     listed = json.loads(runner.invoke(app, ["data", "fetch", "--list", "--json"]).stdout)
     assert [source["name"] for source in listed] == ["waterbirds", "celeba", "civilcomments", "multinli"]
     assert "cims.nyu.edu" in runner.invoke(app, ["data", "fetch", "--list"]).stdout
+    assert "grobust data fetch waterbirds" in runner.invoke(app, ["data", "fetch", "--help"]).stdout
     pages["/x"].statuses = [500] * 9
     for arguments, text in (
         (["birds"], "--data-dir"),

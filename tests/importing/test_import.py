@@ -605,11 +605,6 @@ def test_what_is_mistyped_gets_a_message(
     assert not (tmp_path / "s.h5").exists()
 
 
-@pytest.mark.parametrize("command", [("import",), ("data", "fetch")])
-def test_help_has_an_example(command: tuple[str, ...]) -> None:
-    assert f"grobust {' '.join(command)}" in run(*command, "--help")
-
-
 @settings(max_examples=30)
 @given(
     st.integers(1, 40),

@@ -207,7 +207,7 @@ class _Fetch:
 
         try:
             unpack(got.path, self.fresh, limits=self.limits, on_progress=progress)
-            top = _top(self.fresh)
+            top = _top(self.fresh, {path.split("/")[0] for path in self.source.needs})
             double = sorted(path.name for path in top.iterdir() if (self.tree / path.name).exists())
             if double:
                 raise DataError(f"{file.name} holds {double[0]!r}, which another file brought already.")
@@ -227,9 +227,9 @@ class _Fetch:
         return "\n".join(["By hand:", *(f"  {line}" for line in lines)]) if lines else f"See {self.source.homepage}."
 
 
-def _top(folder: Path) -> Path:
+def _top(folder: Path, needed: set[str]) -> Path:
     """Where the content begins: archives often hold one folder that holds everything."""
-    while len(entries := list(folder.iterdir())) == 1 and entries[0].is_dir():
+    while len(entries := list(folder.iterdir())) == 1 and entries[0].is_dir() and entries[0].name not in needed:
         folder = entries[0]
     return folder
 
