@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grobust.data.catalog import load_dataset
-from grobust.data.csv_table import leads_out
+from grobust.data.csv_table import leads_out, paths_inside, read_csv
 from grobust.data.fixtures import write_arrow, write_waterbirds, write_webdataset
 from grobust.errors import DataError
 
@@ -113,3 +113,17 @@ def test_names_that_lead_out(name: str) -> None:
 @pytest.mark.parametrize("name", ["a..b/c.jpg", "a/..b", "...", "a b.jpg", "ü/ö.jpg", "a:b"[1:]])
 def test_names_that_stay_inside(name: str) -> None:
     assert not leads_out(name)
+
+
+@given(st.lists(st.sampled_from(["a.jpg", "b/c.jpg", "", "/a", "\\a", "..", "a/..", "a..b", "C:x", "a:b"]), max_size=4))
+def test_a_table_is_refused_if_one_of_its_names_is(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+    """The quick look at all names at once lets through what every single name would be let through for."""
+    path = tmp_path_factory.mktemp("names") / "metadata.csv"
+    names = ["first.jpg", *(f"{name}{i}" if name and name != ".." else name for i, name in enumerate(names))]
+    path.write_text("\n".join(["filename,y", *(f"{name},{i % 2}" for i, name in enumerate(names))]))
+    table = read_csv(path, ["filename", "y"])
+    if any(leads_out(name) for name in names):
+        with pytest.raises(DataError, match="a path inside the folder"):
+            paths_inside(table, "filename")
+    else:
+        assert paths_inside(table, "filename") == tuple(names)
