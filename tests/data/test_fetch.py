@@ -118,6 +118,24 @@ def test_servers_that_cannot_continue_begin_again(server: Server, tmp_path: Path
     assert (tmp_path / "d/img/noise").read_bytes() == NOISE
 
 
+def test_waits_grow_unless_the_server_says_how_long(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, pages = server
+    waits: list[float] = []
+    monkeypatch.setattr("grobust.data.fetch.download.time.sleep", waits.append)
+    pages["/x"] = Page(ARCHIVE, statuses=[503, 502, 500])
+    patient = TransferSettings(attempts=4, backoff_seconds=1.0)
+    assert not fetch_dataset(source_of(file_of(f"{base}/x")), tmp_path / "d", settings=patient).reused
+    assert waits == [1.0, 2.0, 4.0]
+    pages["/x"] = Page(ARCHIVE, statuses=[429, 503], headers={"Retry-After": "7"})
+    fetch_dataset(source_of(file_of(f"{base}/x")), tmp_path / "e", settings=patient)
+    assert waits[3:] == [7.0, 7.0]
+    pages["/x"] = Page(ARCHIVE, statuses=[503], headers={"Retry-After": "86400"})
+    fetch_dataset(source_of(file_of(f"{base}/x")), tmp_path / "f", settings=patient)
+    assert waits[5:] == [60.0]
+
+
 def test_an_interrupted_fetch_continues_in_another_process(server: Server, tmp_path: Path) -> None:
     base, pages = server
     page = pages["/x"] = Page(ARCHIVE, drop_after=250_000, drops=1, statuses=[])
@@ -437,3 +455,4 @@ def test_from_the_command_line(server: Server, tmp_path: Path) -> None:
         assert text in failed.output
         assert "Traceback" not in failed.output
     assert not (tmp_path / "e").exists()
+    assert not (tmp_path / "e.fetch").exists()

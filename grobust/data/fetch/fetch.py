@@ -25,6 +25,7 @@ from grobust.typing import PathLike
 __all__ = ["RECORD", "FetchResult", "FetchedFile", "fetch_dataset"]
 
 RECORD = "grobust-fetch.json"
+LOCK = ".lock"
 
 # What is being done, how far it is and, if known, how far it goes, in bytes.
 Progress = Callable[[str, int, int | None], None]
@@ -103,7 +104,10 @@ def fetch_dataset(
     with _disk_errors(work):
         work.mkdir(parents=True, exist_ok=True)
         with _locked(work, target):
-            return _Fetch(source, target, work, settings or TransferSettings(), limits, on_progress).run()
+            try:
+                return _Fetch(source, target, work, settings or TransferSettings(), limits, on_progress).run()
+            finally:
+                _tidy(work)
 
 
 class _Fetch:
@@ -227,6 +231,12 @@ class _Fetch:
         return "\n".join(["By hand:", *(f"  {line}" for line in lines)]) if lines else f"See {self.source.homepage}."
 
 
+def _tidy(work: Path) -> None:
+    """Remove the folder of work if there is nothing in it to continue from."""
+    if work.exists() and not any(path.is_file() and path.name != LOCK for path in work.iterdir()):
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _top(folder: Path, needed: set[str]) -> Path:
     """Where the content begins: archives often hold one folder that holds everything."""
     while len(entries := list(folder.iterdir())) == 1 and entries[0].is_dir() and entries[0].name not in needed:
@@ -268,7 +278,7 @@ def _fetched_before(source: DataSource, target: Path) -> FetchResult | None:
 
 @contextmanager
 def _locked(work: Path, target: Path) -> Iterator[None]:
-    lock = FileLock(work / ".lock")
+    lock = FileLock(work / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
