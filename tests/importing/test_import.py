@@ -358,16 +358,19 @@ def npy_objects(folder: Path) -> Path:
 
 def pickled_extra(folder: Path) -> Path:
     afr(folder / "e.pt")
-    content = torch.load(folder / "e.pt", weights_only=True) | {"when": Evil()}
+    content = torch.load(folder / "e.pt", weights_only=True) | {"when": Evil(folder)}
     torch.save(content, folder / "e.pt")
     return folder / "e.pt"
 
 
 class Evil:
-    """Runs a command when it is unpickled."""
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __reduce__(self) -> Any:
-        return os.system, ("touch /tmp/grobust-evil-was-here",)
+        return os.mkdir, (str(self.folder / "evil"),)
 
 
 def h5_link(folder: Path) -> Path:
@@ -458,12 +461,10 @@ N = SIZES["val"]
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_and_nothing_is_written(tmp_path: Path, make: Callable[[Path], Path], why: str) -> None:
-    evil = Path("/tmp/grobust-evil-was-here")
-    evil.unlink(missing_ok=True)
     with pytest.raises(DataError, match=why):
         import_features([make(tmp_path)], tmp_path / "out" / "s.h5")
     assert not (tmp_path / "out" / "s.h5").exists()
-    assert not evil.exists()
+    assert not (tmp_path / "evil").exists()
 
 
 def test_other_formats_and_repeated_files_are_said(tmp_path: Path) -> None:
