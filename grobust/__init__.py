@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from grobust.features.store import FeatureStore
     from grobust.groups import Groups, GroupScheme
     from grobust.heads import HeadInfo, Heads, load_heads, save_heads
+    from grobust.importing.importer import ImportSettings, import_features
     from grobust.metrics import GroupMetrics, group_metrics
     from grobust.models.backbones import load_backbone
     from grobust.probe import Head, Probe, ProbeFit, fit_probe, fit_probes
@@ -70,6 +71,7 @@ _HOMES = {
     "grobust.features.store": ("FeatureStore",),
     "grobust.groups": ("GroupScheme", "Groups"),
     "grobust.heads": ("HeadInfo", "Heads", "load_heads", "save_heads"),
+    "grobust.importing.importer": ("ImportSettings", "import_features"),
     "grobust.metrics": ("GroupMetrics", "group_metrics"),
     "grobust.models.backbones": ("load_backbone",),
     "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
@@ -100,6 +102,7 @@ __all__ = [
     "Head",
     "HeadInfo",
     "Heads",
+    "ImportSettings",
     "Mixture",
     "NoBalancing",
     "NormRatio",
@@ -126,6 +129,7 @@ __all__ = [
     "fit_probes",
     "group_metrics",
     "group_spectra",
+    "import_features",
     "load_backbone",
     "load_dataset",
     "load_heads",

@@ -27,6 +27,7 @@ from grobust.experiments.splits import (
     notes_of,
     open_parts,
     record_of,
+    reported,
     scores_of,
     validation_arrays,
 )
@@ -190,7 +191,9 @@ def run_probe(config: ProbeConfig, *, on_progress: Callable[[int, int], None] | 
         size = len(config.strengths)
         proxy = BiasProxy(fits[-1].probe, config.proxy_l2) if with_proxy else None
         validation = validation_arrays(store, parts.val, proxy)
-        chosen = _choose(config, [fits[i * size : (i + 1) * size] for i in range(len(weights))], parts, validation)
+        chosen = _choose(
+            config, [fits[i * size : (i + 1) * size] for i in range(len(weights))], parts, validation, provenance
+        )
     runs = tuple(_run(cell, parts.train.groups, chosen[i]) for cell, i in zip(cells, which, strict=True))
     report = ProbeReport(
         config=config,
@@ -245,7 +248,11 @@ class _Chosen:
 
 
 def _choose(
-    config: ProbeConfig, fits: list[tuple[ProbeFit, ...]], parts: Parts, validation: ValidationArrays
+    config: ProbeConfig,
+    fits: list[tuple[ProbeFit, ...]],
+    parts: Parts,
+    validation: ValidationArrays,
+    provenance: Provenance,
 ) -> list[_Chosen]:
     """For every weighting the fit with the largest validation score, the first in declared order on a tie."""
     counts = parts.train.groups.counts
@@ -260,6 +267,7 @@ def _choose(
         pick = best(scores)
         picks.append(own[pick])
         of_groups = metrics_of_counts(validation.by_group(correct[i, pick]), validation.groups, train_counts=counts)
+        (of_groups,) = reported([of_groups], provenance, validation.groups)
         on_val.append((of_groups, {name: float(found[i, pick]) for name, found in everything.items()}))
         tables.append(
             tuple(
@@ -267,9 +275,10 @@ def _choose(
                 for fit, score in zip(own, scores.tolist(), strict=True)
             )
         )
-    test = evaluate_probes(
+    on_test = evaluate_probes(
         [fit.probe for fit in picks], parts.test.features, parts.test.groups, train_counts=counts
     )  # fmt: skip
+    test = reported(on_test, provenance, parts.test.groups)
     return [_Chosen(fit, table, *val, seen) for fit, table, val, seen in zip(picks, tables, on_val, test, strict=True)]
 
 

@@ -1,5 +1,6 @@
 """What experiments on a store's splits have in common: opening and checking them, balancing, choosing, recording."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from grobust.arrays import DeviceName, to_device
 from grobust.balancing import BalancedSample, make_balancer
+from grobust.data.schemes import overlapping_cells
 from grobust.errors import DataError
 from grobust.experiments.config import ProbeConfig, TrajectoryConfig, plain
 from grobust.experiments.environment import library_versions
@@ -15,6 +17,7 @@ from grobust.experiments.records import LabelLedger, Record
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups, Split
+from grobust.metrics import GroupMetrics, pooled_metrics
 from grobust.selection import BiasProxy, ValidationArrays
 from grobust.settings import BalanceBy, BalanceMethod, SelectBy
 
@@ -29,6 +32,7 @@ __all__ = [
     "notes_of",
     "open_parts",
     "record_of",
+    "reported",
     "scores_of",
     "validation_arrays",
 ]
@@ -103,6 +107,12 @@ def balanced(config: ProbeConfig | TrajectoryConfig, train: Groups) -> tuple[Cel
     )
 
 
+def reported(metrics: Sequence[GroupMetrics], provenance: Provenance, groups: Groups) -> tuple[GroupMetrics, ...]:
+    """The metrics on the groups that the data set is reported on: its disjoint cells, or its overlapping groups."""
+    found = overlapping_cells(provenance.dataset, groups.class_names, groups.attribute_names)
+    return tuple(metrics) if found is None else tuple(pooled_metrics(each, *found) for each in metrics)
+
+
 def needs_proxy(config: ProbeConfig | TrajectoryConfig, val: Part) -> bool:
     """Whether the run needs a bias proxy: its score does, or its records carry every score."""
     return len(val.groups) > 0 and (config.select.needs_proxy or config.records is not None)
@@ -111,7 +121,9 @@ def needs_proxy(config: ProbeConfig | TrajectoryConfig, val: Part) -> bool:
 def validation_arrays(store: FeatureStore, val: Part, proxy: BiasProxy | None) -> ValidationArrays:
     """The store's validation rows, with what a proxy says about them."""
     reading = None if proxy is None else proxy.read(val.features, val.groups)
-    return ValidationArrays(store.groups, store.split, reading)
+    groups = store.groups
+    found = overlapping_cells(store.provenance.dataset, groups.class_names, groups.attribute_names)
+    return ValidationArrays(groups, store.split, reading, unions=None if found is None else found[1])
 
 
 def notes_of(select: SelectBy, validation: ValidationArrays) -> tuple[str, ...]:

@@ -28,6 +28,8 @@ class ValidationArrays:
     groups : of all n rows
     split : (n) `Split` of each row
     proxy : what a bias proxy says about the validation rows, in their order; None for none
+    unions : (g, o) bool, which of the g groups each of o overlapping groups is made of; None where groups are disjoint.
+        Scores by group look at these
 
     Attributes
     ----------
@@ -38,17 +40,22 @@ class ValidationArrays:
     Raises
     ------
     ShapeError
-        If `groups`, `split` and `proxy` do not fit together.
+        If `groups`, `split`, `proxy` and `unions` do not fit together.
     """
 
-    def __init__(self, groups: Groups, split: NDArray[Any], proxy: ProxyReading | None = None) -> None:
+    def __init__(
+        self, groups: Groups, split: NDArray[Any], proxy: ProxyReading | None = None, *,
+        unions: NDArray[np.bool_] | None = None,
+    ) -> None:  # fmt: skip
         split = np.asarray(split)
         if split.shape != (len(groups),):
             raise ShapeError(f"split has shape {split.shape}; expected ({len(groups)},), one per row of the groups.")
         self.groups = groups.take(np.flatnonzero(split == Split.VAL))
         if proxy is not None and len(proxy) != len(self.groups):
             raise ShapeError(f"the proxy read {len(proxy)} rows, and there are {len(self.groups)} validation rows.")
-        self.proxy = proxy
+        if unions is not None and unions.shape[:1] != (groups.n_groups,):
+            raise ShapeError(f"unions have shape {unions.shape}; expected ({groups.n_groups}, o), a row per group.")
+        self.proxy, self._unions = proxy, unions
         self._parts = None if proxy is None else _Parts.of(self.groups, proxy)
         self.cells = self.groups if self._parts is None else self._parts.cells
 
@@ -131,7 +138,8 @@ class ValidationArrays:
         """The same counts in the cells that a score looks at."""
         parts = self._parts
         if parts is None or not select.needs_proxy:
-            return self.by_group(cells)
+            found = self.by_group(cells)
+            return found @ self._unions.astype(np.int64) if self._unions is not None and select.needs_groups else found
         pseudo = select is SelectBy.WORST_PSEUDO_GROUP
         return parts.summed(cells, parts.pseudo_group if pseudo else parts.stratum)
 

@@ -230,3 +230,23 @@ def test_the_example_of_a_selector_runs() -> None:
     module = import_module("grobust.selection._selector")
     assert doctest.testmod(module).attempted > 0
     assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("with_proxy", [False, True])
+def test_overlapping_groups_are_what_scores_by_group_look_at(with_proxy: bool) -> None:
+    rng = np.random.default_rng(3)
+    groups = Groups.from_arrays(rng.integers(2, size=200), rng.integers(4, size=200))
+    split = rng.choice([Split.TRAIN, Split.VAL, Split.TEST], size=200)
+    val = groups.take(split == Split.VAL)
+    unions = np.array([[i in (0, 1, 2), i in (1, 3), i in (4, 5), i in (5, 6, 7)] for i in range(8)])
+    reading = ProxyReading(val.labels, val.labels > 2, val.labels, val.class_names, "labels") if with_proxy else None
+    validation = ValidationArrays(groups, split, reading, unions=unions)
+    predicted = rng.integers(2, size=len(val))
+    right = predicted == val.labels
+    accuracy = [right[unions[val.ids, o]].mean() for o in range(4)]
+    correct = np.bincount(validation.cells.ids[right], minlength=validation.cells.n_groups)
+    assert validation.scores(SelectBy.WGA, correct) == pytest.approx(min(accuracy))
+    assert validation.scores(SelectBy.AVERAGE_GROUP, correct) == pytest.approx(np.mean(accuracy))
+    assert validation.scores(SelectBy.AVERAGE, correct) == pytest.approx(right.mean())
+    with pytest.raises(ShapeError, match=r"unions have shape \(3, 4\)"):
+        ValidationArrays(groups, split, unions=unions[:3])
