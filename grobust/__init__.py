@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from grobust.features.store import FeatureStore
     from grobust.groups import Groups, GroupScheme
     from grobust.heads import HeadInfo, Heads, load_heads, save_heads
+    from grobust.held_out import HeldOutHalf, held_out_half
     from grobust.metrics import GroupMetrics, group_metrics
     from grobust.models.backbones import load_backbone
     from grobust.probe import Head, Probe, ProbeFit, fit_probe, fit_probes
@@ -69,6 +70,7 @@ _HOMES = {
     "grobust.features.store": ("FeatureStore",),
     "grobust.groups": ("GroupScheme", "Groups"),
     "grobust.heads": ("HeadInfo", "Heads", "load_heads", "save_heads"),
+    "grobust.held_out": ("HeldOutHalf", "held_out_half"),
     "grobust.metrics": ("GroupMetrics", "group_metrics"),
     "grobust.models.backbones": ("load_backbone",),
     "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
@@ -98,6 +100,7 @@ __all__ = [
     "Head",
     "HeadInfo",
     "Heads",
+    "HeldOutHalf",
     "Mixture",
     "NoBalancing",
     "NormRatio",
@@ -120,6 +123,7 @@ __all__ = [
     "fit_probes",
     "group_metrics",
     "group_spectra",
+    "held_out_half",
     "load_backbone",
     "load_dataset",
     "load_heads",
