@@ -31,7 +31,7 @@ def load_metadata_csv(
 
     Parameters
     ----------
-    folder : with the table
+    folder : with the table, or the table itself
     columns : names of its columns, and of the table
     name : of the data set; by default of the folder
     needs_split : whether a missing split column is an error; else all rows are training rows
@@ -42,7 +42,8 @@ def load_metadata_csv(
         With file, row, column, what was seen and what is expected.
     """
     columns = columns or Columns()
-    path = _table(folder, columns.csv)
+    path = folder if folder.is_file() else _table(folder, columns.csv)
+    folder = path.parent if folder.is_file() else folder
     header = read_header(path, encoding=columns.encoding)
     has_split = needs_split or columns.split in header
     texts = columns.text in header and columns.file not in header
