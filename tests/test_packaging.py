@@ -25,7 +25,7 @@ def test_wheel_content(tmp_path: Path) -> None:
         f"grobust-{grobust.__version__}.dist-info",
     }
     assert "grobust/py.typed" in names
-    assert "grobust/features/FORMAT.md" in names
+    assert {"grobust/features/FORMAT.md", "grobust/data/published.toml"} <= set(names)
     assert {"grobust/probe/cuda/common.cuh", *(f"grobust/probe/cuda/{name}.cu" for name in KERNELS)} <= set(names)
 
 

@@ -115,7 +115,7 @@ def load_arrow(folder: Path, *, columns: Columns | None = None, needs_split: boo
         split, kept = named.splits(columns.split, columns.split_names)
     else:
         split = _splits_of_files(files, [table.num_rows for table in tables.values()], folder, needs_split)
-    name = f"arrow:{folder.resolve().stem if folder.is_file() else folder.resolve().name}"
+    name = f"arrow:{folder.absolute().stem if folder.is_file() else folder.absolute().name}"
     whole = _dataset(content, RowTable(name, groups, split, _ids(content, columns.id)), item, columns, as_text)
     return whole if kept.all() else take_rows(whole, np.flatnonzero(kept), name=name)
 

@@ -58,7 +58,7 @@ def load_metadata_csv(
     kept = np.ones(len(table), dtype=bool)
     if has_split:
         split, kept = table.splits(columns.split, columns.split_names)
-    whole = _dataset(table, groups, split, item, columns, folder, name or f"metadata_csv:{folder.resolve().name}")
+    whole = _dataset(table, groups, split, item, columns, folder, name or f"metadata_csv:{folder.absolute().name}")
     return whole if kept.all() else take_rows(whole, np.flatnonzero(kept), name=whole.name)
 
 

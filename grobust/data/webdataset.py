@@ -128,7 +128,7 @@ def load_webdataset(folder: Path, *, columns: Columns | None = None, needs_split
         split, kept = table.splits(columns.split, columns.split_names)
     else:
         split = _splits_of_shards(shards, folder, needs_split)[[sample.shard for sample in samples]]
-    name = f"webdataset:{folder.resolve().name}"
+    name = f"webdataset:{folder.absolute().name}"
     whole: GroupedDataset
     if images:
         whole = _images(name, groups, split, samples, shards)
