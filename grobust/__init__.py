@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from grobust.features.store import FeatureStore
     from grobust.groups import Groups, GroupScheme
     from grobust.heads import HeadInfo, Heads, load_heads, save_heads
+    from grobust.held_out import HeldOutHalf, held_out_half
     from grobust.importing.importer import ImportSettings, import_features
     from grobust.metrics import GroupMetrics, group_metrics
     from grobust.models.backbones import load_backbone
@@ -72,6 +73,7 @@ _HOMES = {
     "grobust.groups": ("GroupScheme", "Groups"),
     "grobust.heads": ("HeadInfo", "Heads", "load_heads", "save_heads"),
     "grobust.importing.importer": ("ImportSettings", "import_features"),
+    "grobust.held_out": ("HeldOutHalf", "held_out_half"),
     "grobust.metrics": ("GroupMetrics", "group_metrics"),
     "grobust.models.backbones": ("load_backbone",),
     "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
@@ -102,6 +104,7 @@ __all__ = [
     "Head",
     "HeadInfo",
     "Heads",
+    "HeldOutHalf",
     "ImportSettings",
     "Mixture",
     "NoBalancing",
@@ -129,6 +132,7 @@ __all__ = [
     "fit_probes",
     "group_metrics",
     "group_spectra",
+    "held_out_half",
     "import_features",
     "load_backbone",
     "load_dataset",

@@ -98,12 +98,11 @@ def describe(
     """
     from grobust.experiments.describe import DescribeConfig, run_describe
 
-    report = run_describe(
-        DescribeConfig(
-            dataset=name, data_dir=data_dir, columns=columns(column), split=split, samples=samples, sheet=sheet,
-            seed=seed,
-        )
-    )  # fmt: skip
+    config = DescribeConfig(
+        dataset=name, data_dir=data_dir, columns=columns(column), split=split, samples=samples, sheet=sheet, seed=seed
+    )
+    with progress_bar(f"describe {name}") as advance:
+        report = run_describe(config, on_progress=lambda done, total: advance(done, total, ""))
     if json:
         show_json(report.as_dict())
     else:

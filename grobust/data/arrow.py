@@ -6,7 +6,7 @@ stay in the files until they are asked for.
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 
 from grobust.data.arrow_files import as_strings, cell_bytes, is_string, read_table
 from grobust.data.columns import Columns
-from grobust.data.csv_table import CsvTable, leads_out, split_of_path
+from grobust.data.csv_table import CsvTable, paths_inside, split_of_path
 from grobust.data.dataset import GroupedDataset, ItemKind
 from grobust.data.tables import ImageFiles, RowTable, TextPairs, Texts, decoded_image, take_rows
 from grobust.errors import DataError
@@ -96,19 +96,14 @@ def load_arrow(folder: Path, *, columns: Columns | None = None, needs_split: boo
     files = _files(folder)
     tables = {path: read_table(path) for path in files}
     schema = next(iter(tables.values())).schema
-    candidates = (columns.file, IMAGE_COLUMN, columns.text)
-    item = next((name for name in candidates if name in schema.names), columns.file)
+    item = next((name for name in (columns.file, IMAGE_COLUMN, columns.text) if name in schema.names), columns.file)
     has_split = columns.split in schema.names
-    optional = [name for name in (columns.id, columns.pair) if name is not None]
-    for path, table in tables.items():
-        for name in (item, columns.label, columns.attribute, *([columns.split] if has_split else []), *optional):
-            if name not in table.schema.names:
-                raise DataError(f"{path} has no column '{name}'. Its columns: {', '.join(table.schema.names)}.")
-    values = [columns.label, columns.attribute, *([columns.split] if has_split else []), *optional]
-    texts = item == columns.text
-    names_only = not texts and is_string(schema.field(item).type)
-    values += [item] if texts or names_only else []
-    content = _strings(tables, values)
+    pair = columns.pair if item == columns.text else None
+    optional = [name for name in (columns.split if has_split else None, columns.id, pair) if name is not None]
+    _check_columns(tables, [item, columns.label, columns.attribute, *optional])
+    root = folder.parent if folder.is_file() else folder
+    as_text = is_string(schema.field(item).type)
+    content = _strings(tables, [columns.label, columns.attribute, *optional, *([item] if as_text else [])], root)
     labels, class_names = content.codes(columns.label, columns.class_names or _class_names(schema, columns.label))
     attributes, attribute_names = content.codes(
         columns.attribute, columns.attribute_names or _class_names(schema, columns.attribute)
@@ -116,32 +111,50 @@ def load_arrow(folder: Path, *, columns: Columns | None = None, needs_split: boo
     groups = Groups.from_arrays(labels, attributes, class_names=class_names, attribute_names=attribute_names)
     kept = np.ones(len(content), dtype=bool)
     if has_split:
-        split_names = _class_names(schema, columns.split)
-        split, kept = _named(content, columns.split, split_names).splits(columns.split, columns.split_names)
+        named = _named(content, columns.split, _class_names(schema, columns.split))
+        split, kept = named.splits(columns.split, columns.split_names)
     else:
         split = _splits_of_files(files, [table.num_rows for table in tables.values()], folder, needs_split)
-    root = folder.parent if folder.is_file() else folder
-    rows = tuple(
-        f"{path.relative_to(root).as_posix()}#{row}" for path, table in tables.items() for row in range(table.num_rows)
+    name = f"arrow:{folder.absolute().stem if folder.is_file() else folder.absolute().name}"
+    whole = _dataset(content, RowTable(name, groups, split, _ids(content, columns.id)), item, columns, as_text)
+    return whole if kept.all() else take_rows(whole, np.flatnonzero(kept), name=name)
+
+
+def _dataset(content: _Files, rows: RowTable, item: str, columns: Columns, as_text: bool) -> GroupedDataset:
+    """The rows with what stands in the column of items: texts, pairs, images, or names of image files."""
+    name, groups, split, ids = rows.name, rows.groups, rows.split, rows.sample_ids
+    if item == columns.text and as_text:
+        texts = content.strings(item)
+        if columns.pair is None:
+            return Texts(name=name, groups=groups, split=split, sample_ids=ids, texts=texts)
+        second = content.strings(columns.pair)
+        return TextPairs(name=name, groups=groups, split=split, sample_ids=ids, first=texts, second=second)
+    if as_text:
+        names = paths_inside(content, item)
+        return ImageFiles(name=name, groups=groups, split=split, sample_ids=names, root=content.path)
+    starts = np.array([*content.starts, len(content)], dtype=np.int64)
+    return ArrowImages(
+        name=name, groups=groups, split=split, sample_ids=ids, files=content.files, column=item, starts=starts
     )
-    ids = rows if columns.id is None else content.strings(columns.id)
-    name = f"arrow:{folder.resolve().stem if folder.is_file() else folder.resolve().name}"
-    whole: GroupedDataset
-    if texts and columns.pair is None:
-        whole = Texts(name=name, groups=groups, split=split, sample_ids=ids, texts=content.strings(item))
-    elif texts and columns.pair is not None:
-        first, second = content.strings(item), content.strings(columns.pair)
-        whole = TextPairs(name=name, groups=groups, split=split, sample_ids=ids, first=first, second=second)
-    elif names_only:
-        bad = np.array([leads_out(each) for each in content.strings(item)], dtype=bool)
-        content.refuse_first(bad, item, "a path inside the folder")
-        whole = ImageFiles(name=name, groups=groups, split=split, sample_ids=content.strings(item), root=root)
-    else:
-        starts = np.array([*content.starts, len(content)], dtype=np.int64)
-        whole = ArrowImages(
-            name=name, groups=groups, split=split, sample_ids=ids, files=files, column=item, starts=starts
-        )
-    return whole if kept.all() else take_rows(whole, np.flatnonzero(kept), name=whole.name)
+
+
+def _check_columns(tables: Mapping[Path, Any], needed: Sequence[str]) -> None:
+    for path, table in tables.items():
+        for name in needed:
+            if name not in table.schema.names:
+                raise DataError(f"{path} has no column '{name}'. Its columns: {', '.join(table.schema.names)}.")
+
+
+def _ids(content: _Files, column: str | None) -> tuple[str, ...]:
+    """Values of the column, or ``file#row``."""
+    if column is not None:
+        return content.strings(column)
+    ends = [*content.starts[1:], len(content)]
+    return tuple(
+        f"{path.relative_to(content.path).as_posix()}#{row}"
+        for path, start, end in zip(content.files, content.starts, ends, strict=True)
+        for row in range(end - start)
+    )
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
@@ -157,7 +170,7 @@ def _files(folder: Path) -> tuple[Path, ...]:
     return kept
 
 
-def _strings(tables: dict[Path, Any], names: Sequence[str]) -> _Files:
+def _strings(tables: Mapping[Path, Any], names: Sequence[str], folder: Path) -> _Files:
     """Columns of all files as strings."""
     files = tuple(tables)
     starts = np.cumsum([0, *(table.num_rows for table in tables.values())]).tolist()
@@ -167,7 +180,7 @@ def _strings(tables: dict[Path, Any], names: Sequence[str]) -> _Files:
         name: np.concatenate([as_strings(table.column(name), path, name) for path, table in tables.items()])
         for name in names
     }
-    return _Files(files[0].parent, columns, files=files, starts=tuple(starts[:-1]))
+    return _Files(folder, columns, files=files, starts=tuple(starts[:-1]))
 
 
 def _named(content: _Files, column: str, names: tuple[str, ...] | None) -> _Files:

@@ -45,7 +45,12 @@ WITH_COLUMNS = {"metadata_csv": load_metadata_csv, "arrow": load_arrow, "webdata
 
 
 def load_dataset(
-    name: str, *, data_dir: Path | None = None, columns: Mapping[str, str] | None = None, split: str | None = None
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> GroupedDataset:
     """Load a data set by name: groups and splits at once, items when asked for.
 
@@ -56,6 +61,7 @@ def load_dataset(
     columns : for ``metadata_csv``, ``arrow`` and ``webdataset``, see `grobust.data.columns.Columns`
     split : a rule that splits anew, such as ``half:1`` or ``fraction:70/10/20``, see `grobust.data.resplit`; None for
         the splits as they are
+    on_progress : called with the number of items read and of all items, where `split` reads any
 
     Raises
     ------
@@ -66,7 +72,7 @@ def load_dataset(
     """
     rule = None if split is None else parse_split_rule(split)
     dataset = _loaded(name, data_dir, columns, needs_split=rule is None)
-    return dataset if rule is None else resplit(dataset, rule)
+    return dataset if rule is None else resplit(dataset, rule, on_progress=on_progress)
 
 
 def _loaded(

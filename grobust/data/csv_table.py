@@ -206,7 +206,7 @@ def _parsed(path: Path, *, encoding: str, nrows: int | None = None) -> Any:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             return pd.read_csv(
                 path, dtype=object, keep_default_na=False, na_filter=False, index_col=False, nrows=nrows,
-                encoding=encoding, encoding_errors="surrogateescape", sep=separator, low_memory=False,
+                encoding=encoding, encoding_errors="surrogateescape", sep=separator,
             )  # fmt: skip
     except pd.errors.ParserWarning:
         raise DataError(f"{path}: rows have more fields than the header has columns; expected equally many.") from None

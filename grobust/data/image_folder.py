@@ -46,7 +46,7 @@ def load_image_folder(folder: Path, *, needs_split: bool = True) -> ImageFiles:
     classes, labels = np.unique([path[-3] for path in parts], return_inverse=True)
     attributes, codes = np.unique([path[-2] for path in parts], return_inverse=True)
     return ImageFiles(
-        name=f"image_folder:{folder.resolve().name}",
+        name=f"image_folder:{folder.absolute().name}",
         groups=Groups.from_arrays(
             labels, codes, class_names=tuple(classes.tolist()), attribute_names=tuple(attributes.tolist())
         ),

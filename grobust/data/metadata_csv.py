@@ -31,7 +31,7 @@ def load_metadata_csv(
 
     Parameters
     ----------
-    folder : with the table
+    folder : with the table, or the table itself
     columns : names of its columns, and of the table
     name : of the data set; by default of the folder
     needs_split : whether a missing split column is an error; else all rows are training rows
@@ -42,7 +42,8 @@ def load_metadata_csv(
         With file, row, column, what was seen and what is expected.
     """
     columns = columns or Columns()
-    path = _table(folder, columns.csv)
+    path = folder if folder.is_file() else _table(folder, columns.csv)
+    folder = path.parent if folder.is_file() else folder
     header = read_header(path, encoding=columns.encoding)
     has_split = needs_split or columns.split in header
     texts = columns.text in header and columns.file not in header
@@ -57,7 +58,7 @@ def load_metadata_csv(
     kept = np.ones(len(table), dtype=bool)
     if has_split:
         split, kept = table.splits(columns.split, columns.split_names)
-    whole = _dataset(table, groups, split, item, columns, folder, name or f"metadata_csv:{folder.resolve().name}")
+    whole = _dataset(table, groups, split, item, columns, folder, name or f"metadata_csv:{folder.absolute().name}")
     return whole if kept.all() else take_rows(whole, np.flatnonzero(kept), name=whole.name)
 
 

@@ -22,11 +22,13 @@ from grobust.groups import Groups
 __all__ = ["NEGATIONS", "has_negation", "load_multinli"]
 
 TABLE = "metadata_random.csv"
+COLUMNS = ("gold_label", "sentence2_has_negation", "split")
 TEXT_FILES = ("multinli_1.0_train.jsonl", "multinli_1.0_dev_matched.jsonl", "multinli_1.0_dev_mismatched.jsonl")
 SUBFOLDERS = ("data", "multinli_1.0", "multinli", "multinli/data", "multinli/multinli_1.0", "glue_data/MNLI")
 CLASS_NAMES = ("contradiction", "entailment", "neutral")
 ATTRIBUTE_NAMES = ("no negation", "negation")
 UNLABELED = "-"
+GOLD = {name: code for code, name in enumerate(CLASS_NAMES)} | {UNLABELED: -1}
 NEGATIONS = frozenset({"nobody", "no", "never", "nothing"})
 _PUNCTUATION = str.maketrans("", "", "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
@@ -46,14 +48,18 @@ def load_multinli(folder: Path) -> TextPairs:
     """
     path = benchmark_file(folder, [TABLE], SUBFOLDERS, "MultiNLI")
     index = read_header(path)[0]
-    table = read_csv(path, [index, "gold_label", "sentence2_has_negation", "split"])
+    if index in COLUMNS:
+        raise DataError(f"{path}: the first column is '{index}'; expected row numbers of the jsonl files there.")
+    table = read_csv(path, [index, *COLUMNS])
     labels, _ = table.codes("gold_label", CLASS_NAMES)
     negation, _ = table.codes("sentence2_has_negation", ATTRIBUTE_NAMES)
     groups = Groups.from_arrays(labels, negation, class_names=CLASS_NAMES, attribute_names=ATTRIBUTE_NAMES)
     complete_groups(groups, path, "'gold_label' and 'sentence2_has_negation'")
-    lines = table.numbers(index).astype(np.int64)
+    numbers = table.numbers(index)
     gold, premises, hypotheses = _texts(folder, path)
-    table.refuse_first((lines < 0) | (lines >= gold.size), index, f"a line of the jsonl files, 0 to {gold.size - 1}")
+    outside = (numbers < 0) | (numbers >= gold.size) | (numbers != np.floor(numbers))
+    table.refuse_first(outside, index, f"a line of the jsonl files, 0 to {gold.size - 1}")
+    lines = numbers.astype(np.int64)
     table.refuse_first(gold[lines] < 0, index, "a line with a gold label (the jsonl has '-' there)")
     _same_labels(table, labels, gold[lines])
     return TextPairs(
@@ -82,7 +88,6 @@ def _texts(folder: Path, table: Path) -> tuple[NDArray[np.int64], list[str], lis
     gold: list[int] = []
     premises: list[str] = []
     hypotheses: list[str] = []
-    codes = {name: code for code, name in enumerate(CLASS_NAMES)} | {UNLABELED: -1}
     for name in TEXT_FILES:
         path = find_file(table.parent, [name], SUBFOLDERS, "MultiNLI") or find_file(
             folder, [name], SUBFOLDERS, "MultiNLI"
@@ -90,24 +95,28 @@ def _texts(folder: Path, table: Path) -> tuple[NDArray[np.int64], list[str], lis
         if path is None:
             raise _no_texts(folder, table, name)
         for row, line in _lines(path):
-            try:
-                item = json.loads(line)
-                label, premise, hypothesis = item["gold_label"], item["sentence1"], item["sentence2"]
-                usable = isinstance(premise, str) and isinstance(hypothesis, str)
-            except (ValueError, KeyError, TypeError, RecursionError):
-                usable = False
-            if not usable:
-                raise DataError(
-                    f"{path}, row {row}: {line[:60]!r}; expected a JSON object with gold_label, sentence1, sentence2."
-                )
-            if not isinstance(label, str) or label not in codes:
-                raise DataError(
-                    f"{path}, row {row}, column 'gold_label': {label!r}; expected one of {', '.join(codes)}."
-                )
-            gold.append(codes[label])
+            label, premise, hypothesis = _parsed(path, row, line)
+            gold.append(GOLD[label])
             premises.append(premise)
             hypotheses.append(hypothesis)
     return np.array(gold, dtype=np.int64), premises, hypotheses
+
+
+def _parsed(path: Path, row: int, line: str) -> tuple[str, str, str]:
+    """Gold label, premise and hypothesis of a line."""
+    try:
+        item = json.loads(line)
+        label, premise, hypothesis = item["gold_label"], item["sentence1"], item["sentence2"]
+        usable = isinstance(premise, str) and isinstance(hypothesis, str)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        usable = False
+    if not usable:
+        raise DataError(
+            f"{path}, row {row}: {line[:60]!r}; expected a JSON object with gold_label, sentence1, sentence2."
+        )
+    if not isinstance(label, str) or label not in GOLD:
+        raise DataError(f"{path}, row {row}, column 'gold_label': {label!r}; expected one of {', '.join(GOLD)}.")
+    return label, premise, hypothesis
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

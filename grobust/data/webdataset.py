@@ -113,14 +113,13 @@ def load_webdataset(folder: Path, *, columns: Columns | None = None, needs_split
         raise DataError(f"{folder} has no shards *.tar.{why} Expected uncompressed tar files: --data-dir DIR.")
     samples = [sample for number, shard in enumerate(shards) for sample in _samples(shard, number)]
     images = samples[0].image is not None
-    text = columns.text if columns.text in samples[0].fields else TEXT
     for sample in samples:
         if images and sample.image is None:
             raise DataError(f"{sample.place}: has no image; members of others have. It has: {_has(sample)}.")
-    needed = [columns.label, columns.attribute, *([] if images else [text])]
+    text = columns.text if columns.text in samples[0].fields else TEXT
     has_split = columns.split in samples[0].fields
-    needed += [columns.split] if has_split else []
-    table = _columns(samples, needed, folder)
+    optional = [*([] if images else [text]), *([columns.split] if has_split else [])]
+    table = _columns(samples, [columns.label, columns.attribute, *optional], folder)
     labels, class_names = table.codes(columns.label, columns.class_names)
     attributes, attribute_names = table.codes(columns.attribute, columns.attribute_names)
     groups = Groups.from_arrays(labels, attributes, class_names=class_names, attribute_names=attribute_names)
@@ -129,22 +128,30 @@ def load_webdataset(folder: Path, *, columns: Columns | None = None, needs_split
         split, kept = table.splits(columns.split, columns.split_names)
     else:
         split = _splits_of_shards(shards, folder, needs_split)[[sample.shard for sample in samples]]
-    name = f"webdataset:{folder.resolve().name}"
+    name = f"webdataset:{folder.absolute().name}"
     whole: GroupedDataset
     if images:
-        found = [sample.image for sample in samples if sample.image is not None]
-        whole = TarImages(
-            name=name, groups=groups, split=split, sample_ids=_ids([image for image, _, _ in found], samples, shards),
-            shards=shards, shard=np.array([sample.shard for sample in samples], dtype=np.int64),
-            offset=np.array([offset for _, offset, _ in found], dtype=np.int64),
-            size=np.array([size for _, _, size in found], dtype=np.int64),
-        )  # fmt: skip
+        whole = _images(name, groups, split, samples, shards)
     else:
-        whole = Texts(
-            name=name, groups=groups, split=split, sample_ids=_ids([s.key for s in samples], samples, shards),
-            texts=table.strings(text),
-        )  # fmt: skip
-    return whole if kept.all() else take_rows(whole, np.flatnonzero(kept), name=whole.name)
+        ids = _ids([sample.key for sample in samples], samples, shards)
+        whole = Texts(name=name, groups=groups, split=split, sample_ids=ids, texts=table.strings(text))
+    return whole if kept.all() else take_rows(whole, np.flatnonzero(kept), name=name)
+
+
+def _images(
+    name: str, groups: Groups, split: NDArray[Any], samples: list[_Sample], shards: tuple[Path, ...]
+) -> TarImages:
+    found = [sample.image for sample in samples if sample.image is not None]
+    return TarImages(
+        name=name,
+        groups=groups,
+        split=split,
+        sample_ids=_ids([member for member, _, _ in found], samples, shards),
+        shards=shards,
+        shard=np.array([sample.shard for sample in samples], dtype=np.int64),
+        offset=np.array([offset for _, offset, _ in found], dtype=np.int64),
+        size=np.array([size for _, _, size in found], dtype=np.int64),
+    )
 
 
 def _samples(path: Path, number: int) -> list[_Sample]:

@@ -1,5 +1,6 @@
 """`run_describe`: the groups of a data set, their imbalance and the strength of the spurious correlation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,12 @@ class DescribeReport:
         }
 
 
-def run_describe(config: DescribeConfig) -> DescribeReport:
-    """Read labels, attributes and splits; look at items only for samples.
+def run_describe(config: DescribeConfig, *, on_progress: Callable[[int, int], None] | None = None) -> DescribeReport:
+    """Read labels, attributes and splits; look at items only for samples, and to split by content.
+
+    Parameters
+    ----------
+    on_progress : called with the number of items read and of all items, where the split reads any
 
     Raises
     ------
@@ -98,7 +103,9 @@ def run_describe(config: DescribeConfig) -> DescribeReport:
     ConfigError
         If a picture is asked for of texts.
     """
-    dataset = load_dataset(config.dataset, data_dir=config.data_dir, columns=config.columns, split=config.split)
+    dataset = load_dataset(
+        config.dataset, data_dir=config.data_dir, columns=config.columns, split=config.split, on_progress=on_progress
+    )
     if config.sheet is not None and dataset.kind != "image":
         raise ConfigError(f"{dataset.name} holds texts; a contact sheet shows images. Leave out --sheet.")
     scheme = overlapping_scheme(dataset.name, dataset.groups)

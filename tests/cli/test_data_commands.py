@@ -1,5 +1,6 @@
 """Data sets from the command line: every layout through extract, probe and spectrum; verify, describe; bad input."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -91,22 +92,19 @@ def test_overlapping_groups_are_reported(tmp_path: Path) -> None:
     # The same heads, row by row, and a loop over rows and identities.
     out = tmp_path / "p.csv"
     predicted = json.loads(run("predict", store, heads, "--out", out, "--json"))
-    assert predicted["runs"][0]["metrics"]["groups"] == test["groups"] if "runs" in predicted else True
-    with FeatureStore(store) as opened:
-        rows = opened.rows(Split.TEST)
-        groups = opened.groups.take(rows)
-    lines = out.read_text().splitlines()
-    column = lines[0].split(",").index("predicted") if "predicted" in lines[0] else None
-    for group, identity in ((0, "male"), (11, "christian")):
-        members = [
-            i
-            for i in range(len(groups))
-            if groups.labels[i] == group // 8 and identity in groups.attribute_names[groups.attributes[i]].split("+")
-        ]
-        assert test["groups"][group]["n"] == len(members)
-        if column is not None:
-            hits = sum(lines[1 + i].split(",")[column] == groups.class_names[group // 8] for i in members)
-            assert test["groups"][group]["value"] == pytest.approx(hits / len(members))
+    assert predicted["heads"][0]["metrics"]["groups"] == test["groups"]
+    with out.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    for group in test["groups"]:
+        label, identity = group["name"].split(" / ")
+        members = [r for r in lines if r["label"] == label and identity in r["attribute"].split("+")]
+        assert group["n"] == len(members)
+        if members:
+            hits = sum(r["prediction"] == label for r in members)
+            assert group["value"] == pytest.approx(hits / len(members))
+    text = run("probe", store, *arguments)
+    assert "non-toxic / LGBTQ" in text
+    assert "share" not in text
     assert "overlapping" in run("probe", store, "--trajectory", "--epochs", "1", code=2)
     run("spectrum", store, *QUICK, "--records", records)
 
@@ -347,6 +345,14 @@ def test_an_unreadable_image_stops_the_extraction_and_names_the_file(tmp_path: P
     assert "cannot be read" in output
     assert not (tmp_path / "f.h5").exists()
     assert "1 unreadable" in run("data", "verify", "waterbirds", "--data-dir", tmp_path / "data", code=1)
+
+
+@pytest.mark.parametrize("command", ["verify", "describe"])
+def test_help_has_examples(command: str) -> None:
+    text = run("data", command, "--help")
+    assert f"grobust data {command}" in text
+    assert "--data-dir" in text
+    assert command in run("data", "--help")
 
 
 def test_describe_loads_neither_torch_nor_a_plotting_library(tmp_path: Path) -> None:

@@ -127,3 +127,10 @@ def test_a_table_is_refused_if_one_of_its_names_is(tmp_path_factory: pytest.Temp
             paths_inside(table, "filename")
     else:
         assert paths_inside(table, "filename") == tuple(names)
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_arrow(tmp_path, layout="parquet", per_group=1)
+    monkeypatch.setattr("grobust.data.arrow_files.pa", None)
+    with pytest.raises(DataError, match=r"pip install 'grobust\[arrow\]'"):
+        load_dataset("arrow", data_dir=tmp_path)

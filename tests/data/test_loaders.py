@@ -163,6 +163,13 @@ def test_negation_rule(text: str, found: bool) -> None:
 def test_a_table_of_wilds_with_more_splits(tmp_path: Path) -> None:
     lines = ["path,y,location,split", "a.jpg,0,3,train", "b.jpg,1,0,id_val", "c.jpg,1,3,val", "d.jpg,0,1,id_test"]
     (tmp_path / "metadata_things.csv").write_text("\n".join(lines))
+    single = load_metadata_csv(
+        tmp_path / "metadata_things.csv",
+        columns=Columns.from_options(
+            {"file": "path", "attribute": "location", "split_names": "train:train,id_val:val,val:val,id_test:test"}
+        ),
+    )
+    assert single.sample_ids == ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
     options = {"file": "path", "attribute": "location", "split_names": "train:train,id_val:val,val:none,id_test:test"}
     data = load_metadata_csv(tmp_path, columns=Columns.from_options(options))
     assert data.sample_ids == ("a.jpg", "b.jpg", "d.jpg")
