@@ -230,15 +230,15 @@ def test_the_largest_strength_is_where_the_first_weight_appears(n: int, d: int, 
 def test_penalized_intercept_is_liblinears(inverse: float) -> None:
     """Head by head, with a scaler that was fitted on other rows."""
     x, y = problem(300, 25, 2, seed=3)
-    # Of other rows' moments the constant feature would be a second intercept.
-    x, others = x[:, :-1], problem(500, 25, 2, seed=4)[0][:, :-1] * 2 + 1
+    # By other rows' moments the constant feature would be a second intercept; far from the origin liblinear crawls.
+    x, others = x[:, :-1], problem(500, 25, 2, seed=4)[0][:, :-1] * 1.5 - 4.8
     mean, scale = feature_moments(others)
     scaler = StandardScaler().fit(others.astype(np.float64))
     np.testing.assert_allclose(scaler.scale_, scale, rtol=1e-6)
     kept = np.arange(300) % 3 > 0
     head = Head(weights=kept.astype(float), l2=0.0, l1=1 / (inverse * kept.sum()), penalize_intercept=True)
     (fit,) = fit_probes(x.astype(np.float64), y, [head], n_classes=2, moments=(mean, scale), solver=LBFGS(rtol=1e-10))
-    model = LogisticRegression(C=inverse, l1_ratio=1.0, solver="liblinear", tol=1e-10, max_iter=100_000)
+    model = LogisticRegression(C=inverse, l1_ratio=1.0, solver="liblinear", tol=1e-10, max_iter=100_000, random_state=0)
     model.fit((x[kept] - mean) / scale, y[kept])
     weight, bias = fit.probe.weight[1] - fit.probe.weight[0], fit.probe.bias[1] - fit.probe.bias[0]
     np.testing.assert_allclose(weight * scale, model.coef_[0], atol=2e-6)
