@@ -15,6 +15,7 @@ ROWS = (
      "metrics", "balancing", "spectrum"),
     ("probe",),
     ("classifier",),
+    ("methods",),
     ("heads",),
     ("data", "models"),
     ("features._batches", "features.extract"),
@@ -29,7 +30,7 @@ DOORS = {
     "torch": {"data", "models", "features._batches", "features.extract", "experiments.extract"},
     "llvmlite": {"probe._numba", "probe._numba_products"},
     "numba": {"probe._numba", "probe._numba_l1", "probe._numba_products"},
-    "sklearn": {"classifier"},
+    "sklearn": {"classifier", "methods.pseudo_groups"},
     "typer": set(),
     "matplotlib": {"report"},
 }

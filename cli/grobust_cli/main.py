@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 
 from grobust import __version__
 from grobust.errors import GrobustError
-from grobust_cli import demo, extract, info, predict, probe, spectrum
+from grobust_cli import demo, extract, info, methods, predict, probe, spectrum
 from grobust_cli._output import fail
 
 __all__ = ["app", "main"]
@@ -48,6 +48,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("extract")(extract.extract)
 app.command("probe")(probe.probe)
+app.command("methods")(methods.methods)
 app.command("predict")(predict.predict)
 app.command("spectrum")(spectrum.spectrum)
 app.command("info")(info.info)
