@@ -122,7 +122,7 @@ def run_methods(
 ) -> MethodsReport:  # fmt: skip
     """Run every method with every seed; features of training and validation rows are held in memory.
 
-    With ``all``, methods that the data do not allow are left out and named; a method asked for by name is an error then.
+    With ``all``, methods that the data do not allow are left out and named; asked for by name, they are an error.
 
     Parameters
     ----------

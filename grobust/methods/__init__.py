@@ -1,8 +1,8 @@
 """Methods of the group-robustness literature on stored features, one file each.
 
 A method is a frozen settings object, called with the features of training and validation rows and a seed; it returns a
-`MethodFit`: a head, what it was chosen from, and notes. It states the labels that it needs (`LabelNeeds`) and its source
-(`About`). `METHODS` has all of them by name, with the published settings.
+`MethodFit`: a head, what it was chosen from, and notes. It states the labels that it needs (`LabelNeeds`) and its
+source (`About`). `METHODS` has all of them by name, with the published settings.
 """
 
 from grobust.methods.afr import AFR

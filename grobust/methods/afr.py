@@ -85,7 +85,7 @@ class AFR:
         scores = [self._scores([erm], validation).repeat(len(pairs))]
         # Where the best score of all was reached first.
         top, kept = scores[0].max(), (0, start[None])
-        for step, moved in descend(
+        for _, moved in descend(
             data.x, rest.labels, weights[[i for i, _ in pairs]], np.array([s for _, s in pairs]), start,
             learning_rate=self.learning_rate, steps=self.steps, every=self.every,
         ):  # fmt: skip

@@ -16,7 +16,7 @@ from grobust.methods.cvar_dro import CVaRDRO
 from grobust.methods.dfr import DFR, DfrData
 from grobust.methods.evals import EVaLS
 from grobust.methods.group_dro import GroupDRO
-from grobust.methods.inferred import Inference, InferredGroups, Objective
+from grobust.methods.inferred import Inference, InferredGroups
 from grobust.methods.jtt import JTT
 from grobust.methods.llr import LLR
 from grobust.methods.logit_adjustment import LogitAdjustment

@@ -18,7 +18,7 @@ from grobust.methods._batch import Standard
 from grobust.methods._risk import Risk, RiskFit, minimize_risk
 from grobust.methods.balanced import L2
 from grobust.methods.choose import choose, labels_of
-from grobust.methods.method import About, Features, LabelNeeds, Labels, MethodFit
+from grobust.methods.method import About, Features, LabelNeeds, MethodFit
 from grobust.settings import SelectBy
 
 __all__ = ["CVaRDRO", "cvar"]

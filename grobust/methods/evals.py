@@ -62,7 +62,7 @@ class EVaLS:
         absent = [n for n, c in zip(rows.groups.class_names, rows.groups.class_counts, strict=True) if c < 2]
         if absent:
             raise GroupError(
-                f"EVaLS takes rows of highest and lowest loss of each class, and half of the validation rows have fewer "
+                "EVaLS takes rows of highest and lowest loss of each class, and half of the validation rows have fewer "
                 f"than two of {', '.join(absent)}.\nGive more validation rows, or use a method that trains on training "
                 "rows (`grobust methods`)."
             )

@@ -17,7 +17,7 @@ from grobust.methods.method import About, Features, LabelNeeds, Labels, MethodFi
 from grobust.methods.pseudo_groups import clusters_by_class, environments
 from grobust.settings import BalanceBy, SelectBy
 
-__all__ = ["InferredGroups", "Inference", "Objective"]
+__all__ = ["Inference", "InferredGroups", "Objective"]
 
 
 class Inference(StrEnum):

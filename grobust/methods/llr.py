@@ -72,7 +72,7 @@ class LLR:
 
 
 def group_shares(rows: Features) -> tuple[str, ...]:
-    """What the rows trained on hold by group, where attributes exist: the gain is attributed to it (Hill et al. 2026)."""
+    """What the rows trained on hold by group, where attributes exist: Hill et al. 2026 attribute the gain to it."""
     if rows.groups.n_attributes < 2:
         return ()
     shares = rows.groups.counts / max(len(rows), 1)

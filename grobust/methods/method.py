@@ -17,7 +17,7 @@ from grobust.errors import GroupError, ShapeError
 from grobust.groups import Groups
 from grobust.probe import Probe
 
-__all__ = ["About", "Features", "Labels", "LabelNeeds", "Method", "MethodFit", "Tried", "halves", "require_groups"]
+__all__ = ["About", "Features", "LabelNeeds", "Labels", "Method", "MethodFit", "Tried", "halves", "require_groups"]
 
 
 class Labels(IntEnum):
@@ -173,7 +173,7 @@ class Method(Protocol):
 
 
 def halves(n: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The held-out halves of n validation rows: ⌊n/2⌋ to train on, the rest to choose on (LaBonte et al. 2024, code)."""
+    """Held-out halves of n validation rows (LaBonte et al. 2024, code): ⌊n/2⌋ to train on, the others to choose on."""
     shuffled = np.random.default_rng(seed).permutation(n)
     return np.sort(shuffled[: n // 2]), np.sort(shuffled[n // 2 :])
 
