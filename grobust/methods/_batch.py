@@ -15,7 +15,7 @@ from grobust.probe import Probe, feature_moments
 __all__ = ["Standard", "log_softmax", "probabilities", "row_losses"]
 
 # Up to so many numbers rows are float64.
-LARGEST_FLOAT64 = 1 << 25
+LARGEST_FLOAT64 = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,7 @@ class AFR:
     steps: int = 500
     every: int = 10
     erm_share: float = 0.8
-    erm_l2: float = 1e-4
+    erm_l2: float = 1e-2
     select: SelectBy = SelectBy.WGA
 
     def __post_init__(self) -> None:

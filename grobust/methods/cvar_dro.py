@@ -66,7 +66,8 @@ class CVaRDRO:
         for alpha in self.alpha:
             start = None
             for strength in sorted(self.l2, reverse=True):
-                for sharpness in SHARPNESS:
+                # From the strength before it is not far.
+                for sharpness in SHARPNESS if start is None else SHARPNESS[-2:]:
                     risk = _soft_cvar(alpha, sharpness)
                     fit = minimize_risk(data, train.labels, train.n_classes, risk, l2=strength, start=start)
                     start = fit.inner

@@ -77,7 +77,8 @@ def fit_group_dro(
     fits: list[RiskFit] = []
     start = None
     for strength in sorted(l2, reverse=True):
-        for sharpness in SHARPNESS:
+        # From the strength before it is not far.
+        for sharpness in SHARPNESS if start is None else SHARPNESS[-2:]:
             risk = _largest(groups, adjustment, sharpness)
             fit = minimize_risk(data, train.labels, train.n_classes, risk, l2=strength, start=start)
             start = fit.inner
