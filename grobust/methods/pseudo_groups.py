@@ -6,7 +6,7 @@ soft assignments q the penalty is (mean q_i g_i)² + (mean (1 − q_i) g_i)², g
 and the two means add up to a constant, so the maximum is at q_i = 1 where g_i > 0 and 0 elsewhere: no ascent is needed.
 For two classes these are the rows that the head gets wrong.
 
-*Clusters*: k-means on the standardized features of each class (Sohoni et al. 2020, GEORGE, without its dimension
+*Clusters*: k-means on the features of each class, as they are (Sohoni et al. 2020, GEORGE, without its dimension
 reduction). Validation rows go to the nearest centre of their class.
 """
 
@@ -20,7 +20,7 @@ from grobust.errors import ConfigError
 from grobust.groups import Groups
 from grobust.methods._batch import log_softmax
 from grobust.methods.method import Features
-from grobust.probe import Probe, feature_moments
+from grobust.probe import Probe
 
 __all__ = ["clusters_by_class", "environments", "scale_slopes"]
 
@@ -51,18 +51,16 @@ def clusters_by_class(train: Features, validation: Features, clusters: int, *, s
     """
     if clusters < 2:
         raise ConfigError(f"clusters must be at least 2, got {clusters}.")
-    mean, scale = feature_moments(train.values)
     found = [np.zeros(len(rows), dtype=np.int64) for rows in (train, validation)]
     for label in range(train.n_classes):
         mine = np.flatnonzero(train.labels == label)
         if mine.size == 0:
             continue
-        x = ((train.values[mine] - mean) / scale).astype(np.float32)
-        model = KMeans(min(clusters, mine.size), n_init=STARTS, random_state=seed).fit(x)
+        model = KMeans(min(clusters, mine.size), n_init=STARTS, random_state=seed).fit(train.values[mine])
         found[0][mine] = model.labels_
         others = np.flatnonzero(validation.labels == label)
         if others.size:
-            found[1][others] = model.predict(((validation.values[others] - mean) / scale).astype(np.float32))
+            found[1][others] = model.predict(validation.values[others].astype(train.values.dtype, copy=False))
     names = tuple(f"cluster {i}" for i in range(clusters))
     return (
         Groups.from_arrays(train.labels, found[0], class_names=train.groups.class_names, attribute_names=names),
