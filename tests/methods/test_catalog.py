@@ -1,6 +1,9 @@
 """Every method by name: what it says of itself is true, and settings come from text."""
 
+import re
+import textwrap
 from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +178,17 @@ def test_the_halves_are_the_published_shuffle() -> None:
     assert (mine.size, others.size) == (599, 600)
     assert set(mine.tolist()) == set(shuffle[:599].tolist())
     assert np.array_equal(np.sort(np.concatenate([mine, others])), ids)
+
+
+def test_the_example_of_contributing_is_a_method() -> None:
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    scope: dict[str, object] = {"__name__": "example"}
+    exec(compile(textwrap.dedent("  " + example.lstrip()), "CONTRIBUTING.md", "exec"), scope)
+    method = scope["EvenGroups"]()
+    assert isinstance(method, Method)
+    expected = make_method("rwg", {"l2": "1e-3,1e-2,1e-1"}, select=SelectBy.WORST_CLASS)(TRAIN, VAL, seed=1)
+    np.testing.assert_array_equal(method(TRAIN, VAL, seed=1).probe.weight, expected.probe.weight)
 
 
 def test_choosing_takes_the_first_of_equals() -> None:
