@@ -38,9 +38,9 @@ def descend(
 
 
 def _clip(gradient: NDArray[Any], norms: NDArray[Any]) -> NDArray[Any]:
-    """Gradients (K, …) scaled to a norm of at most 1."""
+    """Gradients (…, K, d + 1) scaled to norms (K) of at most 1."""
     factor = np.minimum(1.0, LARGEST_NORM / np.maximum(norms, 1e-30))
-    scaled: NDArray[Any] = gradient * factor.reshape(-1, *[1] * (gradient.ndim - 1))
+    scaled: NDArray[Any] = gradient * factor[:, None]
     return scaled
 
 
@@ -49,20 +49,21 @@ def _multiclass(
     learning_rate: float, steps: int, every: int,
 ) -> Iterator[tuple[int, NDArray[Any]]]:  # fmt: skip
     heads, (k, width), n = weights.shape[0], start.shape, x.shape[0]
-    base = (x @ start.T.astype(x.dtype))[None]
-    moved = np.zeros((heads, k, width))
-    rows = np.arange(n)
-    shares = weights.astype(x.dtype)[:, :, None]
+    # Classes first: reductions over them are then of whole arrays.
+    base = (start.astype(x.dtype) @ x.T)[:, None]
+    moved = np.zeros((k, heads, width))
+    target = (labels == np.arange(k)[:, None]).astype(x.dtype)[:, None]
+    shares = weights.astype(x.dtype)
     for step in range(1, steps + 1):
-        shift = (x @ moved.reshape(heads * k, width).T.astype(x.dtype)).reshape(n, heads, k)
-        residual = np.exp(log_softmax(base + shift.transpose(1, 0, 2)))
-        residual[:, rows, labels] -= 1
+        shift = (moved.reshape(k * heads, width).astype(x.dtype) @ x.T).reshape(k, heads, n)
+        residual = np.exp(log_softmax(base + shift, axis=0))
+        residual -= target
         residual *= shares
-        gradient = (residual.transpose(0, 2, 1).reshape(heads * k, n) @ x).reshape(heads, k, width).astype(np.float64)
-        gradient += 2 * strengths[:, None, None] * moved
-        moved -= learning_rate * _clip(gradient, np.sqrt((gradient**2).sum(axis=(1, 2))))
+        gradient = (residual.reshape(k * heads, n) @ x).reshape(k, heads, width).astype(np.float64)
+        gradient += 2 * strengths[:, None] * moved
+        moved -= learning_rate * _clip(gradient, np.sqrt((gradient**2).sum(axis=(0, 2))))
         if step % every == 0 or step == steps:
-            yield step, start + moved
+            yield step, start + moved.transpose(1, 0, 2)
 
 
 def _binary(

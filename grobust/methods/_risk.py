@@ -96,24 +96,25 @@ class _Problem:
     def __init__(
         self, x: NDArray[Any], labels: Array, risk: Risk, l2: float, offsets: NDArray[Any] | None
     ) -> None:  # fmt: skip
-        self._x, self._labels, self._risk, self._l2, self._offsets = x, labels, risk, l2, offsets
+        self._x, self._labels, self._risk, self._l2 = x, labels, risk, l2
+        self._offsets = None if offsets is None else np.ascontiguousarray(offsets.T)
         self._rows = np.arange(x.shape[0])
 
     def _look(self, w: NDArray[Any]) -> tuple[float, NDArray[Any], NDArray[Any]]:
-        """Risk, its derivatives (n) by the losses, and probabilities (n, k)."""
-        logits = (self._x @ w.T.astype(self._x.dtype)).astype(np.float64)
+        """Risk, its derivatives (n) by the losses, and probabilities (k, n)."""
+        logits = (w.astype(self._x.dtype) @ self._x.T).astype(np.float64)
         if self._offsets is not None:
             logits += self._offsets
-        log_p = log_softmax(logits)
-        value, slope = self._risk(-log_p[self._rows, self._labels])
+        log_p = log_softmax(logits, axis=0)
+        value, slope = self._risk(-log_p[self._labels, self._rows])
         return value, slope, np.exp(log_p)
 
     def evaluate(self, w: NDArray[Any]) -> tuple[float, NDArray[Any]]:
         """Objective and gradient (k, d + 1), both float64."""
         value, slope, residual = self._look(w)
-        residual[self._rows, self._labels] -= 1
-        residual *= slope[:, None]
-        gradient = (residual.T.astype(self._x.dtype) @ self._x).astype(np.float64)
+        residual[self._labels, self._rows] -= 1
+        residual *= slope
+        gradient = (residual.astype(self._x.dtype) @ self._x).astype(np.float64)
         gradient[:, :-1] += self._l2 * w[:, :-1]
         return value + 0.5 * self._l2 * float((w[:, :-1] ** 2).sum()), gradient
 
@@ -121,7 +122,7 @@ class _Problem:
         """(d + 1, d + 1) lower Cholesky factor of the mean second derivative of a class's weights at w: in weights
         scaled by it the objective is about round, and L-BFGS takes a tenth of the steps."""
         _, slope, p = self._look(w)
-        curvature = slope * np.maximum((p * (1 - p)).mean(axis=1), LEAST_CURVATURE)
+        curvature = slope * np.maximum((p * (1 - p)).mean(axis=0), LEAST_CURVATURE)
         scaled = self._x * np.sqrt(curvature)[:, None].astype(self._x.dtype)
         second = (scaled.T @ scaled).astype(np.float64)
         diagonal = np.einsum("ii->i", second)
