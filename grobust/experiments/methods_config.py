@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grobust.errors import ConfigError
-from grobust.methods import known_method
+from grobust.methods import known_method, setting_names
 from grobust.settings import SelectBy
 
 __all__ = ["EVERY_METHOD", "MethodsConfig"]
@@ -50,6 +50,10 @@ class MethodsConfig:
             raise ConfigError(f"'{EVERY_METHOD}' stands for every method; give it alone, or names.")
         for name in self.methods if not self.every else ():
             known_method(name)
+        if self.select is not None and not self.every and not any("select" in setting_names(n) for n in self.methods):
+            raise ConfigError(
+                f"select has no meaning for {', '.join(self.methods)}: they choose nothing, or by inferred groups."
+            )
         unused = sorted(set(self.settings) - set(self.methods)) if not self.every else []
         for name in unused:
             raise ConfigError(f"There are settings of method '{name}', which is not run ({', '.join(self.methods)}).")

@@ -3,6 +3,9 @@
 A method is a frozen settings object, called with the features of training and validation rows and a seed; it returns a
 `MethodFit`: a head, what it was chosen from, and notes. It states the labels that it needs (`LabelNeeds`) and its
 source (`About`). `METHODS` has all of them by name, with the published settings.
+
+Not here, since they train the network: correct-n-contrast (Zhang et al. 2022), LISA (Yao et al. 2022), mixup (Zhang et
+al. 2018), learning from failure (Nam et al. 2020).
 """
 
 from grobust.methods.afr import AFR

@@ -23,6 +23,8 @@ __all__ = ["Risk", "RiskFit", "minimize_risk", "weighted_mean"]
 
 # Of a row in the scaling, as a share of its weight: rows that are right for now may not stay so.
 LEAST_CURVATURE = 0.02
+# Features up to which the whole matrix is used.
+MOST_SCALED = 4096
 # Keeps the scaling's second derivatives positive definite where features repeat, as a share of their mean.
 RIDGE = 1e-6
 # As a share of the gradient at zero: rounding of float32 products can end a line search before.
@@ -71,17 +73,17 @@ def minimize_risk(
     """
     problem = _Problem(data.x, labels, risk, l2, offsets)
     begin = np.zeros((n_classes, data.x.shape[1])) if start is None else start
-    factor = problem.factor(begin)
+    scaling = problem.scaling(begin)
 
     def evaluate(flat: NDArray[Any]) -> tuple[float, NDArray[Any]]:
-        value, gradient = problem.evaluate(_unscaled(flat, factor, n_classes))
-        return value, solve_triangular(factor, gradient.T, lower=True).T.ravel()
+        value, gradient = problem.evaluate(scaling.weights(flat.reshape(begin.shape)))
+        return value, scaling.gradient(gradient).ravel()
 
     found = minimize(
-        evaluate, (begin @ factor).ravel(), jac=True, method="L-BFGS-B",
+        evaluate, scaling.scaled(begin).ravel(), jac=True, method="L-BFGS-B",
         options={"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": rtol, "gtol": 1e-7, "maxcor": 20},
     )  # fmt: skip
-    inner = _unscaled(found.x, factor, n_classes)
+    inner = scaling.weights(found.x.reshape(begin.shape))
     norm = float(np.linalg.norm(problem.evaluate(inner)[1]))
     at_zero = float(np.linalg.norm(problem.evaluate(np.zeros_like(inner))[1]))
     return RiskFit(
@@ -118,23 +120,40 @@ class _Problem:
         gradient[:, :-1] += self._l2 * w[:, :-1]
         return value + 0.5 * self._l2 * float((w[:, :-1] ** 2).sum()), gradient
 
-    def factor(self, w: NDArray[Any]) -> NDArray[Any]:
-        """(d + 1, d + 1) lower Cholesky factor of the mean second derivative of a class's weights at w: in weights
-        scaled by it the objective is about round, and L-BFGS takes a tenth of the steps."""
+    def scaling(self, w: NDArray[Any]) -> "_Scaling":
+        """By the mean second derivative of a class's weights at w: the objective is about round then, and L-BFGS takes
+        a tenth of the steps. Of very many features only the diagonal is used."""
         _, slope, p = self._look(w)
         curvature = slope * np.maximum((p * (1 - p)).mean(axis=0), LEAST_CURVATURE)
+        if self._x.shape[1] > MOST_SCALED:
+            second = (curvature.astype(self._x.dtype) @ self._x**2).astype(np.float64)
+            return _Scaling(np.sqrt(second + np.maximum(self._l2, RIDGE * second.mean())))
         scaled = self._x * np.sqrt(curvature)[:, None].astype(self._x.dtype)
         second = (scaled.T @ scaled).astype(np.float64)
         diagonal = np.einsum("ii->i", second)
         diagonal += np.maximum(self._l2, RIDGE * diagonal.mean())
-        return np.linalg.cholesky(second)
+        return _Scaling(np.linalg.cholesky(second))
 
 
-def _unscaled(flat: NDArray[Any], factor: NDArray[Any], n_classes: int) -> NDArray[Any]:
-    """(k, d + 1) weights of scaled ones."""
-    scaled = flat.reshape(n_classes, factor.shape[0])
-    unscaled: NDArray[Any] = solve_triangular(factor, scaled.T, lower=True, trans="T").T
-    return unscaled
+@dataclass(frozen=True, eq=False)
+class _Scaling:
+    """Weights (k, d + 1) times a lower factor L (d + 1, d + 1), or a diagonal one (d + 1)."""
+
+    factor: NDArray[Any]
+
+    def scaled(self, weights: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(weights * self.factor if self.factor.ndim == 1 else weights @ self.factor)
+
+    def weights(self, scaled: NDArray[Any]) -> NDArray[Any]:
+        if self.factor.ndim == 1:
+            return np.asarray(scaled / self.factor)
+        return np.asarray(solve_triangular(self.factor, scaled.T, lower=True, trans="T").T)
+
+    def gradient(self, gradient: NDArray[Any]) -> NDArray[Any]:
+        """By scaled weights."""
+        if self.factor.ndim == 1:
+            return np.asarray(gradient / self.factor)
+        return np.asarray(solve_triangular(self.factor, gradient.T, lower=True).T)
 
 
 def weighted_mean(weights: NDArray[Any]) -> Risk:

@@ -90,6 +90,7 @@ def test_data_without_attributes(store: Path, tmp_path: Path) -> None:
         (["--method", "dfr", "--set", "afr.gamma=1"], "which is not run"),
         (["--method", "dfr", "--set", "dfr.retrain=1"], "Did you mean 'retrains'?"),
         (["--method", "dfr", "--set", "retrains=x"], "an integer"),
+        (["--method", "llr,ula", "--select", "wga"], "no meaning for llr, ula"),
         (["--method", "dfr", "--early", "no.h5"], "no.h5 does not exist"),
         (["--set", "retrains=1"], "--set needs --method"),
         (["--early", "x.h5"], "--early needs --method"),

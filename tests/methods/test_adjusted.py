@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from grobust.errors import ConfigError, GroupError
 from grobust.groups import Groups
-from grobust.methods import ULA, Features, LogitAdjustment
+from grobust.methods import ULA, Features, LogitAdjustment, _risk
 from grobust.methods.logit_adjustment import log_priors
 from grobust.metrics import group_metrics
 from grobust.settings import BalanceBy
@@ -54,6 +54,14 @@ def test_group_priors(rows: Features, tau: float) -> None:
     _, logits = lowest(rows, tau * np.log(np.array(table))[a])
     fit = LogitAdjustment(by=BalanceBy.GROUP, tau=(tau,), l2=(L2,))(rows, rows, seed=1)
     np.testing.assert_allclose(centred(fit.probe.logits(rows.values)), centred(logits), atol=5e-3)
+
+
+def test_scaling_by_the_diagonal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = LogitAdjustment(by=BalanceBy.GROUP, tau=(1.0,), l2=(L2,))
+    whole = method(ROWS[1], ROWS[1], seed=1).probe
+    monkeypatch.setattr(_risk, "MOST_SCALED", 3)
+    found = method(ROWS[1], ROWS[1], seed=1).probe
+    np.testing.assert_allclose(*(centred(p.logits(ROWS[1].values)) for p in (found, whole)), atol=5e-3)
 
 
 def test_an_empty_group_has_no_share_and_does_no_harm() -> None:

@@ -163,6 +163,18 @@ def test_evals_takes_the_extremes_and_chooses_by_environments() -> None:
     same(fit.probe, heads[best], rows)
 
 
+def test_heads_that_are_always_right_are_said() -> None:
+    """Nothing to annotate for RAD-UW, one environment for EVaLS."""
+    rows = separable()
+    # Where the first head is nearly nothing, it still has the sign.
+    fit = RADUW(annotate=(0.5,), upweight=(5.0,), l1=(0.1,))(rows, rows, seed=1)
+    assert any("makes no error" in note for note in fit.notes)
+    assert (fit.probe.predict(rows.values) == rows.labels).all()
+    fit = EVaLS(per_class=(5,), l2=(0.1,))(rows, rows, seed=1)
+    assert any("has no row: it takes no part" in note for note in fit.notes)
+    assert fit.tried[0].score == 1
+
+
 def test_extreme_rows_of_a_small_class() -> None:
     values = np.array([0.3, 0.1, 0.2, 9.0, 8.0, 7.0, 6.0])
     labels = np.array([0, 0, 0, 1, 1, 1, 1])
