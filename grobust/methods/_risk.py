@@ -6,7 +6,7 @@ on standardized features x, with offsets o (n, k) that are known and R convex an
 (scipy) in scaled weights, everything in float64 but products of many float32 rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from grobust.methods._batch import Standard, log_softmax
 from grobust.probe import Probe
 from grobust.typing import Array
 
-__all__ = ["Risk", "RiskFit", "minimize_risk", "weighted_mean"]
+__all__ = ["Risk", "RiskFit", "minimize_risk", "not_converged", "weighted_mean"]
 
 # Of a row in the scaling, as a share of its weight: rows that are right for now may not stay so.
 LEAST_CURVATURE = 0.02
@@ -154,6 +154,12 @@ class _Scaling:
         if self.factor.ndim == 1:
             return np.asarray(gradient / self.factor)
         return np.asarray(solve_triangular(self.factor, gradient.T, lower=True).T)
+
+
+def not_converged(fits: Sequence[RiskFit]) -> tuple[str, ...]:
+    """A note where fits did not converge."""
+    lost = sum(not fit.converged for fit in fits)
+    return (f"{lost} of {len(fits)} full-batch fits did not converge",) if lost else ()
 
 
 def weighted_mean(weights: NDArray[Any]) -> Risk:

@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from grobust.errors import ConfigError
 from grobust.methods._batch import Standard
-from grobust.methods._risk import Risk, RiskFit, minimize_risk
+from grobust.methods._risk import Risk, RiskFit, minimize_risk, not_converged
 from grobust.methods.balanced import L2
 from grobust.methods.choose import choose, labels_of
 from grobust.methods.method import About, Features, LabelNeeds, MethodFit
@@ -76,7 +76,7 @@ class CVaRDRO:
         pick, tried = choose([fit.probe for fit in found], settings, validation, self.select)
         return MethodFit(
             probe=found[pick].probe, chosen=tried[pick].settings, tried=tried, held_out=validation.rows,
-            details={"objective": found[pick].objective},
+            details={"objective": found[pick].objective}, notes=not_converged(found),
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from grobust.errors import ConfigError, GroupError
 from grobust.groups import Groups
 from grobust.methods._batch import Standard
-from grobust.methods._risk import minimize_risk, weighted_mean
+from grobust.methods._risk import minimize_risk, not_converged, weighted_mean
 from grobust.methods.balanced import L2
 from grobust.methods.choose import choose, heads_of, labels_of, unfinished
 from grobust.methods.method import About, Features, LabelNeeds, Labels, MethodFit, require_groups
@@ -86,15 +86,13 @@ class LogitAdjustment:
         require_groups(self.about.title, train.groups, "training")
         prior = log_priors(train.groups)[train.groups.attributes]
         data, risk = Standard.of(train), weighted_mean(np.ones(len(train)))
-        probes = []
-        lost = 0
-        for tau in self.tau:
-            offsets = tau * prior if tau > 0 else None
-            for l2 in self.l2:
-                fit = minimize_risk(data, train.labels, train.n_classes, risk, l2=l2, offsets=offsets)
-                probes.append(fit.probe)
-                lost += not fit.converged
-        return probes, ((f"{lost} of {len(probes)} fits did not converge",) if lost else ())
+        offsets = {tau: tau * prior if tau > 0 else None for tau in self.tau}
+        fits = [
+            minimize_risk(data, train.labels, train.n_classes, risk, l2=l2, offsets=offsets[tau])
+            for tau in self.tau
+            for l2 in self.l2
+        ]
+        return [fit.probe for fit in fits], not_converged(fits)
 
 
 def log_priors(groups: Groups) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from grobust.errors import ConfigError
 from grobust.groups import Groups
 from grobust.methods._batch import Standard, probabilities
-from grobust.methods._risk import minimize_risk, weighted_mean
+from grobust.methods._risk import minimize_risk, not_converged, weighted_mean
 from grobust.methods.balanced import L2
 from grobust.methods.choose import choose, erm_head
 from grobust.methods.method import About, Features, LabelNeeds, Labels, MethodFit
@@ -66,15 +66,15 @@ class ULA:
         predicted = p.argmax(axis=1)
         conditional = _log_conditional(p, train.labels)[predicted]
         data, risk = Standard.of(train), weighted_mean(np.ones(len(train)))
-        probes, settings = [], []
+        fits, settings = [], []
         for tau in self.tau:
             for l2 in self.l2:
-                fit = minimize_risk(data, train.labels, train.n_classes, risk, l2=l2, offsets=tau * conditional)
-                probes.append(fit.probe)
+                fits.append(minimize_risk(data, train.labels, train.n_classes, risk, l2=l2, offsets=tau * conditional))
                 settings.append({"tau": tau, "l2": l2})
         strata = _strata(proxy.predict(other.values), validation.groups)
+        probes = [fit.probe for fit in fits]
         pick, tried = choose(probes, settings, validation.with_groups(strata), SelectBy.AVERAGE_GROUP)
-        notes = []
+        notes = [*not_converged(fits)]
         if (predicted == train.labels).all():
             notes.append("the bias proxy is always right: uLA has nothing to adjust by; raise proxy_l2")
         return MethodFit(

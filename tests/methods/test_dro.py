@@ -11,6 +11,7 @@ from grobust.errors import ConfigError, GroupError
 from grobust.groups import Groups
 from grobust.methods import CVaRDRO, Features, GroupDRO
 from grobust.methods._batch import Standard
+from grobust.methods._risk import minimize_risk, not_converged, weighted_mean
 from grobust.methods.cvar_dro import cvar
 
 ROWS = planted(1, (60, 8, 10, 50), 1.5, 2.0)
@@ -138,3 +139,14 @@ def test_what_cannot_be_done_is_said() -> None:
     for bad in ((), (0.0,), (1.5,)):
         with pytest.raises(ConfigError, match="alpha"):
             CVaRDRO(alpha=bad)
+
+
+def test_fits_that_stop_early_are_said() -> None:
+    rows = standardized(ROWS, 3)
+    fits = [
+        minimize_risk(Standard.of(rows), rows.labels, 2, weighted_mean(np.ones(len(rows))), l2=1e-4, max_iter=steps)
+        for steps in (1, 1000)
+    ]
+    assert not_converged(fits) == ("1 of 2 full-batch fits did not converge",)
+    assert not_converged(fits[1:]) == ()
+    assert fits[1].objective < fits[0].objective
