@@ -15,6 +15,7 @@ from grobust_cli import (
     extract,
     import_cache,
     info,
+    methods,
     predict,
     probe,
     select,
@@ -61,6 +62,7 @@ app.command("demo")(demo.demo)
 app.command("extract")(extract.extract)
 app.command("import")(import_cache.import_cache)
 app.command("probe")(probe.probe)
+app.command("methods")(methods.methods)
 app.command("predict")(predict.predict)
 app.command("spectrum")(spectrum.spectrum)
 app.command("select")(select.select)

@@ -21,6 +21,7 @@ from grobust.experiments.evidence_config import CompareConfig
 from grobust.experiments.recorded import read_panels
 from grobust.experiments.records import jsonable
 from grobust.experiments.saved_heads import fitting_heads, method_of_head
+from grobust.experiments.splits import require_disjoint
 from grobust.features.store import FeatureStore
 from grobust.groups import Split
 from grobust.probe import logits_by_block
@@ -136,6 +137,7 @@ def run_compare(config: CompareConfig) -> CompareReport:
 def _of_heads(config: CompareConfig) -> Comparison:
     assert config.heads is not None
     with FeatureStore(config.source) as store:
+        require_disjoint(store, "Comparisons of heads")
         heads = fitting_heads(config.heads, store)
         split = Split[config.split.upper()]
         groups = store.groups.take(store.rows(split))

@@ -31,6 +31,7 @@ from grobust.experiments.environment import library_versions
 from grobust.experiments.evidence_config import DiagnoseConfig
 from grobust.experiments.records import LabelLedger, Record, append_records
 from grobust.experiments.spectrum import run_spectrum
+from grobust.experiments.splits import require_disjoint
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups, Split
 from grobust.metrics import group_metrics
@@ -71,6 +72,7 @@ def run_diagnose(
     step = _Steps(on_progress)
     device = resolve_device(config.device)
     with FeatureStore(config.store) as store:
+        require_disjoint(store, "Diagnoses")
         data, val = training_rows(config, store), validation_rows(store)
         features = to_device(data.features, device)
         notes = list(data.notes)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from grobust.arrays import DeviceName, to_device
 from grobust.balancing import BalancedSample, make_balancer
 from grobust.data.schemes import overlapping_cells
-from grobust.errors import DataError
+from grobust.errors import ConfigError, DataError
 from grobust.experiments.config import ProbeConfig, TrajectoryConfig, plain
 from grobust.experiments.environment import library_versions
 from grobust.experiments.records import LabelLedger, Record
@@ -33,6 +33,7 @@ __all__ = [
     "open_parts",
     "record_of",
     "reported",
+    "require_disjoint",
     "scores_of",
     "validation_arrays",
 ]
@@ -93,6 +94,22 @@ def _part(store: FeatureStore, split: Split, device: DeviceName) -> Part:
         return Part(store.view(split), store.groups.take(store.rows(split)))
     features, groups = store.load(split)
     return Part(to_device(features, device), groups)
+
+
+def require_disjoint(store: FeatureStore, what: str) -> None:
+    """Refuse a data set that is reported on overlapping groups, where `what` is of disjoint ones.
+
+    Raises
+    ------
+    ConfigError
+        If the store's data set has overlapping groups.
+    """
+    groups, dataset = store.groups, store.provenance.dataset
+    if overlapping_cells(dataset, groups.class_names, groups.attribute_names) is not None:
+        raise ConfigError(
+            f"{what} are of disjoint groups; {dataset} is reported on overlapping ones.\n"
+            "Use grobust probe or predict, or extract the data set with its disjoint groups (civilcomments)."
+        )
 
 
 def balanced(config: ProbeConfig | TrajectoryConfig, train: Groups) -> tuple[Cell, ...]:
