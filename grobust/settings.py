@@ -14,6 +14,7 @@ __all__ = [
     "Match",
     "Optimizer",
     "Penalty",
+    "Precision",
     "Schedule",
     "SelectBy",
     "WeightNormalization",
@@ -64,6 +65,14 @@ class Penalty(StrEnum):
     L2 = "l2"
     L1 = "l1"
     ELASTICNET = "elasticnet"
+
+
+class Precision(StrEnum):
+    """Arithmetic of a network: float32, or automatic mixed precision in a shorter type."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
 
 
 class Optimizer(StrEnum):

@@ -41,6 +41,7 @@ class Backbone:
     digest : hash of the weights, independent of file names and of the device
     options : further settings that can change a feature (maximal token count)
     versions : versions of the libraries that the network comes from
+    arguments : of the `load_backbone` call that gives this backbone again; empty for one built by hand
     """
 
     spec: str
@@ -54,6 +55,7 @@ class Backbone:
     digest: str
     options: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
         """Features (b, d) of a collated batch that is on the network's device; no gradients."""
