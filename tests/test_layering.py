@@ -18,6 +18,7 @@ ROWS = (
     ("heads",),
     ("data", "models"),
     ("features._batches", "features.extract"),
+    ("finetune",),
     ("report",),
     ("experiments",),
 )  # fmt: skip
@@ -26,7 +27,8 @@ DOORS = {
     "cupy": {"arrays", "probe._cuda", "spectrum._eigen"},
     "cupy_backends": {"probe._cuda"},
     "cupyx": {"probe._cuda", "spectrum._eigen"},
-    "torch": {"data", "models", "features._batches", "features.extract", "experiments.extract"},
+    "torch": {"data", "models", "features._batches", "features.extract", "finetune", "experiments.extract"},
+    "accelerate": {"finetune"},
     "llvmlite": {"probe._numba", "probe._numba_products"},
     "numba": {"probe._numba", "probe._numba_l1", "probe._numba_products"},
     "sklearn": {"classifier"},

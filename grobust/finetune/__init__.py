@@ -1,0 +1,1 @@
+"""Full finetuning: balanced minibatches, schedules, recipes, and the training loop."""
