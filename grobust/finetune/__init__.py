@@ -1,1 +1,1 @@
-"""Training a whole network on balanced minibatches: settings, the loop, checkpoints. Public names are in `grobust`."""
+"""Full finetuning: balanced minibatches, schedules, recipes, and the training loop."""
