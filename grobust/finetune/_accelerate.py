@@ -69,5 +69,3 @@ def log(accelerator: Accelerator, values: dict[str, Any], step: int) -> None:
     """Numbers to the tracker, if there is one; None is left out."""
     if accelerator.trackers:
         accelerator.log({name: value for name, value in values.items() if value is not None}, step=step)
-
-

@@ -75,7 +75,9 @@ def claim(files: RunFiles) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunLockedError(f"Another process is training in {files.root}. Wait for it, or give another folder.") from None
+        raise RunLockedError(
+            f"Another process is training in {files.root}. Wait for it, or give another folder."
+        ) from None
     try:
         yield
     finally:

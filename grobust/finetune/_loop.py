@@ -7,7 +7,7 @@ from its last checkpoint as if nothing had happened. The loss of a minibatch B i
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
@@ -140,22 +140,21 @@ class _Training:
             accelerator.num_processes,
         )  # fmt: skip
         self.unseen: list[Tensor] = []
+        self.rate = job.settings.lr
         self.model.train()
         if accelerator.is_main_process:
             curve = job.curve(self.state.evaluations)
             write_curve(job.files, self.state.evaluations, [_metrics(curve, i) for i in range(len(curve.evaluations))])
             self._extract(self.state.step)
 
-    def load(self) -> Iterator[Batch]:
+    def load(self) -> Generator[Batch, None, None]:
         """This process's pieces from the checkpoint's step on, decoded and collated ahead of their use."""
-        yield from load_batches(
-            self.job.dataset, self.job.backbone.collate, self.shares, workers=self.settings.workers
-        )
+        yield from load_batches(self.job.dataset, self.job.backbone.collate, self.shares, workers=self.settings.workers)
 
     def update(self, step: int, loaded: Iterator[Batch]) -> None:
         """One minibatch: forward and backward of its pieces, and a step of the optimizer."""
         accelerator, settings, plan = self.accelerator, self.settings, self.job.plan
-        rate = learning_rate(settings, step, plan.per_epoch, plan.steps)
+        rate = learning_rate(settings, step, steps_per_epoch=plan.per_epoch, steps=plan.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         total = torch.zeros((), device=accelerator.device)
@@ -267,7 +266,9 @@ class _Training:
         settings = ExtractSettings(
             batch_size=self.settings.eval_batch_size, precision=self.settings.precision, workers=self.settings.workers
         )
-        extract_features(job.dataset, _backbone_at(job, self.classifier, epoch), job.files.features(epoch), settings=settings)
+        extract_features(
+            job.dataset, _backbone_at(job, self.classifier, epoch), job.files.features(epoch), settings=settings
+        )
         self.model.train()
 
 

@@ -115,7 +115,7 @@ class Shares(Sequence[IntArray]):
         return taken
 
     def piece(self, step: int, piece: int) -> tuple[IntArray, NDArray[Any]]:
-        """(b) rows of the training split of a piece, and their loss weights (b) float64 divided by the whole batch's."""
+        """(b) rows of the training split of a piece, and (b) float64 loss weights as shares of the whole batch's."""
         batch = self.plan.batch(step)
         weights, whole = self.plan.weights(batch)
         place = self.process * self.accumulate + piece

@@ -74,7 +74,13 @@ class Curve:
         """JSON-able columns; what is undefined is None."""
         columns: dict[str, Any] = {
             name: [getattr(e, field) for e in self.evaluations]
-            for name, field in (("epochs", "epoch"), ("steps", "step"), ("rows", "rows"), ("loss", "loss"), ("lr", "lr"))
+            for name, field in (
+                ("epochs", "epoch"),
+                ("steps", "step"),
+                ("rows", "rows"),
+                ("loss", "loss"),
+                ("lr", "lr"),
+            )
         }
         for split in self.splits:
             metrics = [self.metrics(split, i) for i in range(len(self.evaluations))]

@@ -22,6 +22,7 @@ from grobust.finetune._folder import RunIdentity, claim, describe, read_result, 
 from grobust.finetune._loop import FinetuneProgress, Job, train
 from grobust.finetune._plan import plan_of
 from grobust.finetune.curve import Curve, Evaluation
+from grobust.finetune.schedules import learning_rate
 from grobust.finetune.settings import FinetuneSettings
 from grobust.models.backbone import Backbone
 from grobust.models.run_files import HEAD, RunFiles
@@ -169,7 +170,10 @@ def _job(
     sample = settings.balancer().sample(dataset.groups.take(train_rows), seed=settings.seed)
     evaluated = {"train": train_rows[sample.indices], "val": rows[Split.VAL], "test": rows[Split.TEST]}
     parts = {name: Part(r, dataset.groups.take(r)) for name, r in evaluated.items() if r.size}
-    return Job(dataset, backbone, settings, plan_of(sample, settings), train_rows, parts, files, run), sample
+    plan = plan_of(sample, settings)
+    # A warm-up without end is known before anything is written.
+    learning_rate(settings, 0, steps_per_epoch=plan.per_epoch, steps=plan.steps)
+    return Job(dataset, backbone, settings, plan, train_rows, parts, files, run), sample
 
 
 def _about(curve: Curve, accelerator: Accelerator, first: int, seconds: float) -> dict[str, Any]:

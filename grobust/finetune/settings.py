@@ -7,10 +7,10 @@ from typing import Any
 
 from grobust.balancing import DEFAULT_RATIO, Balancer, make_balancer
 from grobust.errors import ConfigError
-from grobust.finetune.schedules import Schedule
-from grobust.settings import BalanceBy, BalanceMethod, Match, Precision, WeightNormalization
+from grobust.finetune.schedules import Unit
+from grobust.settings import BalanceBy, BalanceMethod, Match, Precision, Schedule, WeightNormalization
 
-__all__ = ["TRACKERS", "Decay", "FinetuneOptimizer", "FinetuneSettings", "Unit"]
+__all__ = ["TRACKERS", "Decay", "FinetuneOptimizer", "FinetuneSettings"]
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 # What changes neither the weights nor the curve of a run: it may differ when the run is continued.
@@ -30,13 +30,6 @@ class Decay(StrEnum):
 
     ALL = "all"
     MATRICES = "matrices"
-
-
-class Unit(StrEnum):
-    """How often the learning rate changes."""
-
-    EPOCH = "epoch"
-    STEP = "step"
 
 
 @dataclass(frozen=True)
