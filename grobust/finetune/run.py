@@ -194,7 +194,5 @@ def _clear(files: RunFiles) -> None:
         path.unlink(missing_ok=True)
     for epoch in files.epochs():
         files.network(epoch).unlink()
-    for path in files.network(0).parent.glob(".epoch-*.tmp"):
-        path.unlink()
     for path in files.features(0).parent.glob("epoch-*.h5*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
