@@ -44,8 +44,8 @@ def recipes(
     if backbone is not None and dataset is None:
         raise ConfigError("--backbone needs a data set: grobust recipes waterbirds --backbone convnextv2-nano.")
     if backbone is not None and dataset is not None:
-        found = (recipe_for(dataset, backbone),)
-        sizes = tuple(size for size in backbone_sizes() if found[0].backbone in size.specs or size.name == backbone)
+        found: tuple[Recipe, ...] = (recipe_for(dataset, backbone),)
+        sizes = tuple(size for size in backbone_sizes() if found[0].backbone in size.specs)
     else:
         found = all_recipes(dataset)
         sizes = tuple(size for size in backbone_sizes() if any(recipe.family == size.family for recipe in found))
