@@ -75,7 +75,7 @@ def test_a_run_whose_record_was_lost_is_recorded_and_one_whose_folder_was_lost_i
     assert any("not trained again" in note for note in moved.notes)
     other = run_finetune(replace(asked, values={**VALUES, "lr": 2e-3}))
     assert not other.runs[0].reused
-    with pytest.raises(RunMismatchError, match="settings.lr: run has 0.002, requested 0.003"):
+    with pytest.raises(RunMismatchError, match=r"settings.lr: run has 0.002, requested 0.003"):
         run_finetune(replace(asked, values={**VALUES, "lr": 3e-3}))
 
 
@@ -110,6 +110,6 @@ def test_configs_check_themselves(tmp_path: Path) -> None:
         config(tmp_path, seeds=(1, 1))
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file; give a folder"):
-        config(tmp_path, out=tmp_path / "file")
+        replace(config(tmp_path), out=tmp_path / "file")
     with pytest.raises(ConfigError, match="'learning_rate' is no setting"):
         run_finetune(config(tmp_path, values={"learning_rate": 1.0}))
