@@ -14,7 +14,7 @@ from grobust.errors import ConfigError, DeviceError
 from grobust.finetune.settings import FinetuneSettings
 from grobust.settings import Precision
 
-__all__ = ["accelerator_of", "log", "start_tracker"]
+__all__ = ["accelerator_of", "finish_tracker", "log", "start_tracker"]
 
 # The names that accelerate gives them.
 MIXED = {Precision.FLOAT32: "no", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "fp16"}
@@ -63,6 +63,12 @@ def start_tracker(accelerator: Accelerator, settings: FinetuneSettings) -> None:
         shown = {name: value if isinstance(value, int | float | str) else str(value)
                  for name, value in settings.identity().items()}  # fmt: skip
         accelerator.init_trackers("grobust", config=shown)
+
+
+def finish_tracker(accelerator: Accelerator) -> None:
+    """Let the tracker write what it holds. `end_training` would end the group of processes too; later runs need it."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 def log(accelerator: Accelerator, values: dict[str, Any], step: int) -> None:

@@ -79,6 +79,10 @@ def claim(files: RunFiles) -> Iterator[None]:
             f"Another process is training in {files.root}. Wait for it, or give another folder."
         ) from None
     try:
+        # What a killed process was writing; the lock says that nobody is.
+        for folder in (files.root, files.network(0).parent):
+            for left in folder.glob(".*.tmp"):
+                left.unlink()
         yield
     finally:
         lock.release()

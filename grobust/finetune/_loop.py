@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,13 +21,14 @@ from torch import Tensor, nn
 
 from grobust.data.dataset import GroupedDataset
 from grobust.errors import DivergedError
-from grobust.features._batches import Batch, load_batches
+from grobust.features._batches import Batch
 from grobust.features.extract import ExtractSettings, extract_features
 from grobust.finetune._accelerate import log
 from grobust.finetune._checkpoint import TrainState, load_state, save_network, save_state
-from grobust.finetune._evaluate import Part, check_readable, evaluate, on_device
+from grobust.finetune._evaluate import Part, evaluate, on_device
 from grobust.finetune._folder import append_curve, write_curve
-from grobust.finetune._model import STEP_STREAM, Classifier, build_optimizer, derived_seed
+from grobust.finetune._load import TrainingInputs
+from grobust.finetune._model import AUGMENT_STREAM, STEP_STREAM, Classifier, build_optimizer, derived_seed
 from grobust.finetune._plan import Plan, Shares
 from grobust.finetune.curve import Curve, Evaluation
 from grobust.finetune.schedules import learning_rate
@@ -72,7 +74,11 @@ class Job:
     def curve(self, evaluations: list[Evaluation]) -> Curve:
         """Evaluations with the groups that they count."""
         groups = {name: part.groups for name, part in self.parts.items()}
-        return Curve(tuple(evaluations), groups, self.dataset.groups.take(self.train_rows).counts)
+        return Curve(tuple(evaluations), groups, self._train_counts)
+
+    @cached_property
+    def _train_counts(self) -> NDArray[np.int64]:
+        return self.dataset.groups.take(self.train_rows).counts
 
 
 @dataclass(frozen=True)
@@ -136,8 +142,7 @@ class _Training:
         if scaler is not None and accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(scaler)
         self.shares = Shares(
-            job.plan, job.train_rows, self.state.step, job.settings.accumulate, accelerator.process_index,
-            accelerator.num_processes,
+            job.plan, self.state.step, job.settings.accumulate, accelerator.process_index, accelerator.num_processes
         )  # fmt: skip
         self.unseen: list[Tensor] = []
         self.rate = job.settings.lr
@@ -148,8 +153,11 @@ class _Training:
             self._extract(self.state.step)
 
     def load(self) -> Generator[Batch, None, None]:
-        """This process's pieces from the checkpoint's step on, decoded and collated ahead of their use."""
-        yield from load_batches(self.job.dataset, self.job.backbone.collate, self.shares, workers=self.settings.workers)
+        """This process's pieces from the checkpoint's step on."""
+        job, settings = self.job, self.settings
+        augment = derived_seed(AUGMENT_STREAM, settings.seed) if settings.augment else None
+        inputs = TrainingInputs(job.dataset, job.plan, job.train_rows, job.backbone, augment)
+        return inputs.load(self.shares, workers=settings.workers)
 
     def update(self, step: int, loaded: Iterator[Batch]) -> None:
         """One minibatch: forward and backward of its pieces, and a step of the optimizer."""
@@ -161,8 +169,7 @@ class _Training:
         for piece in range(settings.accumulate):
             last = piece == settings.accumulate - 1
             batch = next(loaded)
-            check_readable(self.job.dataset, batch)
-            _, weights = self.shares.piece(step, piece)
+            weights = self.shares.weights(step, piece)
             place = accelerator.process_index * settings.accumulate + piece
             torch.manual_seed(derived_seed(STEP_STREAM, settings.seed, step, place))
             with nullcontext() if last else accelerator.no_sync(self.model):

@@ -11,12 +11,20 @@ from grobust.finetune.settings import Decay, FinetuneOptimizer, FinetuneSettings
 from grobust.models.backbone import Backbone
 from grobust.models.run_files import BODY, HEAD
 
-__all__ = ["Classifier", "build_optimizer", "derived_seed"]
+__all__ = [
+    "AUGMENT_STREAM",
+    "STEP_STREAM",
+    "Classifier",
+    "build_optimizer",
+    "derived_seed",
+    "optimizer_tensors",
+    "restore_optimizer",
+]
 
 # The classifiers of BERT and ConvNeXt begin so in transformers.
 HEAD_STD = 0.02
 # Purposes of random numbers: two of them never share a stream.
-HEAD_STREAM, STEP_STREAM = 1, 2
+HEAD_STREAM, STEP_STREAM, AUGMENT_STREAM = 1, 2, 3
 
 
 def derived_seed(*parts: int) -> int:

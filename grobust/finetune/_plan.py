@@ -54,6 +54,13 @@ class Plan:
         draw, index = divmod(step, self.per_draw)
         return _draw(self, draw)[index]
 
+    def rows_at(self, places: IntArray) -> IntArray:
+        """(b) rows of the training split at places of minibatches, see `Shares`."""
+        steps, within = np.divmod(places, self.batch_size)
+        return np.array(
+            [self.batch(s)[i] for s, i in zip(steps.tolist(), within.tolist(), strict=True)], dtype=np.int64
+        )
+
     def rows_until(self, step: int) -> int:
         """Rows drawn by the first `step` minibatches."""
         draws, rest = divmod(step, self.per_draw)
@@ -84,14 +91,14 @@ def _draw(plan: Plan, draw: int) -> Sequence[IntArray]:
 
 @dataclass(frozen=True, eq=False)
 class Shares(Sequence[IntArray]):
-    """What one process loads: its share of each piece of each minibatch from `first` on, as rows of the data set.
+    """What one process loads: the places of its share of each piece of each minibatch from the step `first` on.
 
-    A minibatch is cut into ``processes * accumulate`` pieces, so that neither changes which rows an update is made of.
-    A piece without rows holds the minibatch's first one; its loss does not count.
+    A place is ``step * batch_size + i`` for the i-th row of a minibatch: with replacement a row can come twice, a place
+    cannot. A minibatch is cut into ``processes * accumulate`` pieces, so that neither changes which rows an update is
+    made of. A piece without rows holds the minibatch's first one; its loss does not count.
     """
 
     plan: Plan
-    rows: IntArray
     first: int
     accumulate: int = 1
     process: int = 0
@@ -110,16 +117,16 @@ class Shares(Sequence[IntArray]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         step, piece = divmod(index, self.accumulate)
-        loaded, _ = self.piece(self.first + step, piece)
-        taken: IntArray = self.rows[loaded]
-        return taken
+        step += self.first
+        part = self._part(step, piece)
+        return step * self.plan.batch_size + (part if part.size else np.zeros(1, dtype=np.int64))
 
-    def piece(self, step: int, piece: int) -> tuple[IntArray, NDArray[Any]]:
-        """(b) rows of the training split of a piece, and (b) float64 loss weights as shares of the whole batch's."""
-        batch = self.plan.batch(step)
-        weights, whole = self.plan.weights(batch)
-        place = self.process * self.accumulate + piece
-        part = np.array_split(np.arange(batch.size), self.processes * self.accumulate)[place]
-        if part.size == 0:
-            return batch[:1], np.zeros(1)
-        return batch[part], weights[part] / whole
+    def weights(self, step: int, piece: int) -> NDArray[Any]:
+        """(b) float64 loss weights of a piece, as shares of the whole minibatch's."""
+        weights, whole = self.plan.weights(self.plan.batch(step))
+        part = self._part(step, piece)
+        return weights[part] / whole if part.size else np.zeros(1)
+
+    def _part(self, step: int, piece: int) -> IntArray:
+        place, pieces = self.process * self.accumulate + piece, self.processes * self.accumulate
+        return np.array_split(np.arange(self.plan.batch(step).size), pieces)[place]

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from grobust.balancing import BalancedSample, BalanceSummary, balance_summary
 from grobust.data.dataset import GroupedDataset, Split
 from grobust.errors import BackboneError, DataError
-from grobust.finetune._accelerate import accelerator_of, start_tracker
+from grobust.finetune._accelerate import accelerator_of, finish_tracker, start_tracker
 from grobust.finetune._evaluate import Part
 from grobust.finetune._folder import RunIdentity, claim, describe, read_result, write_result
 from grobust.finetune._loop import FinetuneProgress, Job, train
@@ -29,7 +29,7 @@ from grobust.models.run_files import HEAD, RunFiles
 from grobust.probe import Probe
 from grobust.typing import PathLike
 
-__all__ = ["FinetuneResult", "finetune", "run_name"]
+__all__ = ["FinetuneProgress", "FinetuneResult", "finetune", "run_name"]
 
 DEFAULT_OUT = Path("runs")
 
@@ -131,7 +131,7 @@ def finetune(
         if found is None:
             start_tracker(accelerator, settings)
             curve, first = train(job, accelerator, on_progress)
-            accelerator.end_training()
+            finish_tracker(accelerator)
             seconds = time.perf_counter() - started
             if main:
                 write_result(files, _about(curve, accelerator, first, seconds))
@@ -152,7 +152,9 @@ def run_name(dataset: GroupedDataset, backbone: Backbone, settings: FinetuneSett
     """Folder name of a run: data, network, method and seed. Other settings are not in it: they are checked instead."""
     network = re.split(r"[/:]", backbone.spec)[-1]
     method = str(settings.balance) if settings.by == "class" else f"{settings.balance}-group"
-    text = f"{dataset.name}-{network}-{method}-seed{settings.seed}"
+    # What stands in brackets says which rows are left.
+    data = dataset.name.partition("[")[0]
+    text = f"{data}-{network}-{method}-seed{settings.seed}"
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")
 
 
@@ -194,7 +196,5 @@ def _clear(files: RunFiles) -> None:
         path.unlink(missing_ok=True)
     for epoch in files.epochs():
         files.network(epoch).unlink()
-    for path in files.network(0).parent.glob(".epoch-*.tmp"):
-        path.unlink()
     for path in files.features(0).parent.glob("epoch-*.h5*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
