@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs
 
 from grobust.errors import ConfigError, DeviceError
 from grobust.finetune.settings import FinetuneSettings
@@ -49,11 +49,7 @@ def accelerator_of(settings: FinetuneSettings, device: torch.device, folder: Pat
         mixed_precision=MIXED[settings.precision],
         log_with=tracker,
         project_dir=str(folder),
-        kwargs_handlers=[
-            # Poolers that the chosen pooling does not read get no gradient.
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-            InitProcessGroupKwargs(timeout=PATIENCE),
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
 
 

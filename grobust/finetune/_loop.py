@@ -28,7 +28,14 @@ from grobust.finetune._checkpoint import TrainState, load_state, save_network, s
 from grobust.finetune._evaluate import Part, evaluate, on_device
 from grobust.finetune._folder import append_curve, write_curve
 from grobust.finetune._load import TrainingInputs
-from grobust.finetune._model import AUGMENT_STREAM, STEP_STREAM, Classifier, build_optimizer, derived_seed
+from grobust.finetune._model import (
+    AUGMENT_STREAM,
+    STEP_STREAM,
+    Classifier,
+    build_optimizer,
+    derived_seed,
+    freeze_unread,
+)
 from grobust.finetune._plan import Plan, Shares
 from grobust.finetune.curve import Curve, Evaluation
 from grobust.finetune.schedules import learning_rate
@@ -134,6 +141,9 @@ class _Training:
         self.started = time.perf_counter()
         self.labels = torch.from_numpy(job.dataset.groups.labels)
         self.classifier = Classifier(job.backbone, job.dataset.groups.n_classes, job.settings).to(accelerator.device)
+        if accelerator.num_processes > 1:
+            first = job.dataset[int(job.train_rows[0])]
+            freeze_unread(self.classifier, on_device(job.backbone.collate([first, first]), accelerator.device))
         self.optimizer = build_optimizer(self.classifier, job.settings, job.decay)
         if job.settings.compile:
             self.classifier.compile()

@@ -17,6 +17,7 @@ __all__ = [
     "Classifier",
     "build_optimizer",
     "derived_seed",
+    "freeze_unread",
     "optimizer_tensors",
     "restore_optimizer",
 ]
@@ -80,6 +81,19 @@ def build_optimizer(model: Classifier, settings: FinetuneSettings, decay: Decay)
         torch.optim.AdamW if settings.optimizer is FinetuneOptimizer.ADAMW else torch.optim.Adam
     )
     return kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.epsilon)
+
+
+def freeze_unread(model: Classifier, batch: dict[str, Tensor]) -> None:
+    """Switch off gradients of parameters that the logits do not depend on (a pooler that the pooling leaves out).
+
+    They have none anyway, but processes that train together wait for every gradient that is announced.
+    """
+    model.eval()
+    model(batch).sum().backward()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+    model.train()
 
 
 def optimizer_tensors(model: Classifier, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, str, Tensor]]:
