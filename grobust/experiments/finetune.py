@@ -1,6 +1,6 @@
 """`run_finetune`: data set and backbone by name, one finetuning run per method and seed, recorded once each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,10 @@ def run_finetune(
     )
     if config.figures is None or not is_main_process():
         return report
-    points = [point for run in runs for point in _points(dataset.name, run)]
-    return replace(report, figures=tuple(map(str, plot_trajectories(points, config.figures / "finetune"))))
+    split = _shown(runs[0].results["epochs"])
+    points = [point for run in runs for point in _points(dataset.name, run, split)]
+    files = plot_trajectories(points, config.figures / "finetune", split=split)
+    return replace(report, figures=tuple(map(str, files)))
 
 
 def _recipe(config: FinetuneConfig, dataset: GroupedDataset) -> Recipe:
@@ -239,9 +241,14 @@ def _notes(config: FinetuneConfig, settings: FinetuneSettings) -> list[str]:
     return ["equal steps: every method takes as many steps per epoch as all training rows would"]
 
 
-def _points(dataset: str, run: FinetuneRun) -> list[TrajectoryPoint]:
+def _shown(curve: Mapping[str, Any]) -> str:
+    """The split whose curve is drawn: test rows if there are some."""
+    return next(split for split in ("test", "val", "train") if split in curve)
+
+
+def _points(dataset: str, run: FinetuneRun, split: str) -> list[TrajectoryPoint]:
     curve = run.results["epochs"]
-    shown = curve["test"] if "test" in curve else curve.get("val", curve["train"])
+    shown = curve[split]
     val = curve["val"]["wga"] if "val" in curve else [None] * len(curve["epochs"])
     columns = (curve["epochs"], curve["steps"], curve["rows"], curve["loss"], shown["wga"], shown["average"], val,
                curve["train"]["average"])  # fmt: skip
