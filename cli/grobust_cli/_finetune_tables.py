@@ -5,6 +5,7 @@ from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
 from grobust.settings import BalanceMethod, Match
+from grobust_cli._collapse_tables import show_collapse
 from grobust_cli._output import note, number, percent, show_table
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def show_finetune(report: "FinetuneReport") -> None:
     ]
     title = f"{split} accuracy per group in % after the last epoch, seed {first[0].seed}, with 95% Wilson intervals"
     show_table(title, ["group", "n", *(str(m) for m in used)], rows)
+    show_collapse(report.collapse)
     names = first[0].results["group_names"]
     columns = ["method", "rows/epoch", "steps/epoch", "repetition", *(f"share {name}" for name in names)]
     show_table(f"what each method draws, seed {first[0].seed}", columns, [_balance_row(run) for run in first])

@@ -1,6 +1,6 @@
 """`run_finetune`: data set and backbone by name, one finetuning run per method and seed, recorded once each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from grobust.data.catalog import load_dataset
 from grobust.data.dataset import GroupedDataset
 from grobust.data.tables import stratified_subset
 from grobust.errors import ConfigError, RunLockedError
+from grobust.experiments.collapse import MethodCollapse, collapse, collapse_by_method
 from grobust.experiments.config import plain
 from grobust.experiments.environment import library_versions
 from grobust.experiments.extract import torch_device
@@ -25,7 +26,7 @@ from grobust.finetune.settings import FinetuneSettings
 from grobust.models.backbone import Backbone, Pool
 from grobust.models.backbones import load_backbone
 from grobust.models.run_files import RunFiles
-from grobust.report.figures import TrajectoryPoint, plot_trajectories
+from grobust.report.curves import TrajectoryPoint, plot_trajectories
 from grobust.settings import BalanceBy, BalanceMethod, Match
 
 __all__ = ["FinetuneReport", "FinetuneRun", "run_finetune"]
@@ -69,6 +70,13 @@ class FinetuneReport:
         """Runs of one method, one per seed."""
         return tuple(run for run in self.runs if run.method is method)
 
+    @property
+    def collapse(self) -> tuple[MethodCollapse, ...]:
+        """What each method loses between validation's best epoch and the last."""
+        return collapse_by_method(
+            [collapse(run.results["epochs"], method=str(run.method), seed=run.seed) for run in self.runs]
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-able report."""
         return {
@@ -80,6 +88,7 @@ class FinetuneReport:
             "match": str(self.settings.match),
             "label_ledger": asdict(self.ledger),
             "runs": [run.results | {"reused": run.reused} for run in self.runs],
+            "collapse": [each.as_dict() for each in self.collapse],
             "records": None if self.config.records is None else str(self.config.records),
             "notes": list(self.notes),
             "figures": list(self.figures),
@@ -137,8 +146,10 @@ def run_finetune(
     )
     if config.figures is None or not is_main_process():
         return report
-    points = [point for run in runs for point in _points(dataset.name, run)]
-    return replace(report, figures=tuple(map(str, plot_trajectories(points, config.figures / "finetune"))))
+    split = _shown(runs[0].results["epochs"])
+    points = [point for run in runs for point in _points(dataset.name, run, split)]
+    files = plot_trajectories(points, config.figures / "finetune", split=split)
+    return replace(report, figures=tuple(map(str, files)))
 
 
 def _recipe(config: FinetuneConfig, dataset: GroupedDataset) -> Recipe:
@@ -230,11 +241,17 @@ def _notes(config: FinetuneConfig, settings: FinetuneSettings) -> list[str]:
     return ["equal steps: every method takes as many steps per epoch as all training rows would"]
 
 
-def _points(dataset: str, run: FinetuneRun) -> list[TrajectoryPoint]:
+def _shown(curve: Mapping[str, Any]) -> str:
+    """The split whose curve is drawn: test rows if there are some."""
+    return next(split for split in ("test", "val", "train") if split in curve)
+
+
+def _points(dataset: str, run: FinetuneRun, split: str) -> list[TrajectoryPoint]:
     curve = run.results["epochs"]
-    shown = curve["test"] if "test" in curve else curve.get("val", curve["train"])
+    shown = curve[split]
     val = curve["val"]["wga"] if "val" in curve else [None] * len(curve["epochs"])
-    columns = (curve["epochs"], curve["steps"], curve["rows"], curve["loss"], shown["wga"], shown["average"], val)
+    columns = (curve["epochs"], curve["steps"], curve["rows"], curve["loss"], shown["wga"], shown["average"], val,
+               curve["train"]["average"])  # fmt: skip
     return [TrajectoryPoint(dataset, str(run.method), run.seed, *values) for values in zip(*columns, strict=True)]
 
 
