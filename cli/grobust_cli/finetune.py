@@ -148,6 +148,7 @@ def finetune(
     from grobust.experiments.extract import torch_device
     from grobust.experiments.finetune import run_finetune
     from grobust.experiments.finetune_config import FinetuneConfig
+    from grobust.finetune.run import leave_processes
 
     config = FinetuneConfig(
         dataset=dataset, backbone=backbone, out=out, data_dir=data_dir, columns=columns(column or []), pool=pool,
@@ -166,6 +167,7 @@ def finetune(
             advance(at.step, at.steps, f"{which}epoch {at.epoch}/{at.epochs} {at.rate:.1f} steps/s{curve_so_far(at)}")
 
         report = run_finetune(config, on_progress=told if main else None)
+    leave_processes()
     if not main:
         return
     if json:

@@ -29,7 +29,7 @@ from grobust.models.run_files import HEAD, RunFiles
 from grobust.probe import Probe
 from grobust.typing import PathLike
 
-__all__ = ["FinetuneProgress", "FinetuneResult", "finetune", "run_name"]
+__all__ = ["FinetuneProgress", "FinetuneResult", "finetune", "leave_processes", "run_name"]
 
 DEFAULT_OUT = Path("runs")
 
@@ -146,6 +146,12 @@ def finetune(
         device=result["device"], processes=result["processes"], seconds=result["seconds"],
         resumed_step=result["resumed_step"], reused=found is not None, notes=sample.notes,
     )  # fmt: skip
+
+
+def leave_processes() -> None:
+    """End the group of processes that trained together, if there is one, when no further run follows."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def run_name(dataset: GroupedDataset, backbone: Backbone, settings: FinetuneSettings) -> str:
