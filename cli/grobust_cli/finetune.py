@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from grobust.errors import ConfigError
+from grobust.finetune.choices import TRACKERS, Decay, FinetuneOptimizer
 from grobust.finetune.schedules import Unit
-from grobust.finetune.settings import TRACKERS, Decay, FinetuneOptimizer
 from grobust.settings import BalanceBy, Match, Precision, Schedule, WeightNormalization
 from grobust_cli._finetune_tables import curve_so_far, show_finetune
 from grobust_cli._options import Device, DeviceOption, Json, Methods, columns, ints, methods

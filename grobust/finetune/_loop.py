@@ -235,7 +235,7 @@ class _Training:
         self.unseen.clear()
         for i, value in enumerate(values):
             if not math.isfinite(value):
-                raise _diverged(self.job, first + i, value, self.state)
+                raise _diverged(self.job, first + i, f"{value} in", self.state)
             self.state.loss_sum += value
             self.state.loss_steps += 1
         log(self.accelerator, {"train/loss": values[-1], "lr": self.rate}, self.state.step)
@@ -250,6 +250,9 @@ class _Training:
             self.classifier, job.dataset, job.parts, job.backbone.collate, self.accelerator,
             batch_size=self.settings.eval_batch_size, workers=self.settings.workers,
         )  # fmt: skip
+        lost = [name for name, value in loss.items() if value is None]
+        if lost:
+            raise _diverged(job, state.step - 1, f"not finite on {', '.join(lost)} after", state)
         state.evaluations.append(
             Evaluation(
                 epoch, state.step, job.plan.rows_until(state.step), state.loss_sum / state.loss_steps, self.rate,
@@ -313,7 +316,7 @@ def _metrics(curve: Curve, index: int) -> dict[str, dict[str, float | str | None
     return shown
 
 
-def _diverged(job: Job, step: int, value: float, state: TrainState) -> DivergedError:
+def _diverged(job: Job, step: int, what: str, state: TrainState) -> DivergedError:
     rows = job.train_rows[job.plan.batch(step)]
     ids = ", ".join(job.dataset.sample_ids[row] for row in rows)
     good = (
@@ -322,7 +325,7 @@ def _diverged(job: Job, step: int, value: float, state: TrainState) -> DivergedE
         else f"The last good checkpoint is {job.files.state} (step {state.saved_step})."
     )
     return DivergedError(
-        f"The loss is {value} in step {step + 1} of {job.plan.steps} (epoch {step // job.plan.per_epoch + 1}).\n"
+        f"The loss is {what} step {step + 1} of {job.plan.steps} (epoch {step // job.plan.per_epoch + 1}).\n"
         f"Rows of its minibatch, of {job.dataset.name}: {ids}\n{good}\n"
         "Try a smaller --lr, --clip-norm 1, or --precision float32; if it is always the same rows, look at them."
     )

@@ -7,29 +7,19 @@ from typing import Any
 
 from grobust.balancing import DEFAULT_RATIO, Balancer, make_balancer
 from grobust.errors import ConfigError
+from grobust.finetune.choices import TRACKERS, Decay, FinetuneOptimizer
 from grobust.finetune.schedules import Unit
 from grobust.settings import BalanceBy, BalanceMethod, Match, Precision, Schedule, WeightNormalization
 
 __all__ = ["TRACKERS", "Decay", "FinetuneOptimizer", "FinetuneSettings"]
 
-TRACKERS = ("tensorboard", "wandb", "mlflow")
 # What changes neither the weights nor the curve of a run: it may differ when the run is continued.
 HARMLESS = ("keep", "state_every", "extract_every", "workers", "tracker")
 
-
-class FinetuneOptimizer(StrEnum):
-    """Update, as in torch.optim."""
-
-    ADAMW = "adamw"
-    ADAM = "adam"
-    SGD = "sgd"
-
-
-class Decay(StrEnum):
-    """What weight decay is on: every parameter, or all but biases and the weights of normalization layers."""
-
-    ALL = "all"
-    MATRICES = "matrices"
+CHOICES: dict[str, type[StrEnum]] = {
+    "balance": BalanceMethod, "by": BalanceBy, "normalize": WeightNormalization, "match": Match,
+    "optimizer": FinetuneOptimizer, "decay": Decay, "schedule": Schedule, "schedule_by": Unit, "precision": Precision,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,6 +94,8 @@ class FinetuneSettings:
     tracker: str | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in CHOICES.items():
+            _choose(self, name, kind)
         for name in ("epochs", "batch_size", "accumulate", "step_size", "eval_every", "eval_batch_size"):
             _at_least(name, getattr(self, name), 1)
         for name in ("max_steps", "keep", "state_every", "extract_every"):
@@ -133,6 +125,17 @@ class FinetuneSettings:
     def identity(self) -> dict[str, Any]:
         """What decides the weights and the curve, JSON-able."""
         return {name: _plain(value) for name, value in asdict(self).items() if name not in HARMLESS}
+
+
+def _choose(settings: FinetuneSettings, name: str, kind: type[StrEnum]) -> None:
+    """Take a choice by its name too; what is no choice must not pass for another one."""
+    value = getattr(settings, name)
+    if value is None and name == "decay":
+        return
+    try:
+        object.__setattr__(settings, name, kind(value))
+    except ValueError:
+        raise ConfigError(f"{name} must be one of {', '.join(kind)}; got {value!r}.") from None
 
 
 def _at_least(name: str, value: float, least: int) -> None:

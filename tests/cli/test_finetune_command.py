@@ -1,11 +1,16 @@
 """`grobust finetune` as it is typed, and mistyped."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from grobust.finetune import FinetuneProgress
+from grobust.finetune.curve import Curve, Evaluation
+from grobust.groups import Groups
+from grobust_cli._finetune_tables import curve_so_far
 from grobust_cli.main import app
 
 RUNNER = CliRunner()
@@ -58,6 +63,19 @@ def test_other_settings_in_the_same_folder_show_the_difference(tmp_path: Path) -
     assert result.exit_code == 2
     assert "settings.batch_size: run has 32, requested 8" in result.output
     assert RUNNER.invoke(app, [*START, *out, "--batch-size", "8", "--overwrite"]).exit_code == 0
+
+
+def test_the_curve_grows_in_the_progress_bar() -> None:
+    """Nine validation rows in the worst group, of which 0, 5 and 9 are right."""
+    groups = Groups.from_arrays([0] * 9 + [1] * 9)
+    correct = [[0, 9], [5, 9], [9, 9]]
+    evaluations = tuple(
+        Evaluation(i + 1, 1, 1, 0.1, 0.1, {"val": each}, {"val": 0.1}) for i, each in enumerate(correct)
+    )
+    curve = Curve(evaluations, {"train": groups, "val": groups}, groups.counts)
+    at = FinetuneProgress(3, 9, 3, 9, 1.0, curve)
+    assert curve_so_far(at) == " val WGA ▁▅█ 100.0"
+    assert curve_so_far(replace(at, curve=replace(curve, evaluations=()))) == ""
 
 
 def test_help_has_examples_and_loads_no_torch() -> None:

@@ -147,6 +147,15 @@ def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(tmp_path: Path
         finetune(data, small_backbone(), wild, out=tmp_path / "wild")
 
 
+def test_a_last_update_that_goes_wrong_is_no_result(tmp_path: Path) -> None:
+    """The loss of the last step is finite; the network that it leaves is not."""
+    s = settings(lr=1e38, max_steps=1, optimizer="sgd", augment=False)
+    with pytest.raises(DivergedError, match=r"The loss is not finite on train, val, test after step 1 of 1"):
+        finetune(digits(), small_backbone(), s, out=tmp_path / "run")
+    assert not RunFiles(tmp_path / "run").result.exists()
+    assert not RunFiles(tmp_path / "run").epochs()
+
+
 class OneUnreadable(ImagePixels):
     """One training image cannot be read."""
 
@@ -209,3 +218,25 @@ def test_settings_have_the_papers_values() -> None:
     s = FinetuneSettings()
     assert (s.lr, s.weight_decay, s.batch_size, s.optimizer, s.schedule) == (1e-5, 1e-4, 32, "adamw", "cosine")
     assert (s.warmup, s.clip_norm, s.label_smoothing, s.precision) == (0, None, 0.0, "float32")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_tracker_gets_the_curve(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    from accelerate.tracking import TensorBoardTracker
+
+    logged: dict[str, list[int]] = {}
+    original = TensorBoardTracker.log
+
+    def log(self: TensorBoardTracker, values: dict, step: int | None = None, **more: object) -> None:
+        for name in values:
+            logged.setdefault(name, []).append(step or 0)
+        original(self, values, step=step, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TensorBoardTracker, "log", log)
+        result = finetune(digits(), small_backbone(), settings(tracker="tensorboard"), out=tmp_path / "run")
+    curve = result.curve.as_dict()
+    assert logged["val/wga"] == logged["test/average"] == curve["steps"]
+    assert logged["train/loss"] == list(range(1, curve["steps"][-1] + 1))
+    assert list(result.path.rglob("events.out.tfevents*"))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from grobust.balancing import make_balancer
 from grobust.errors import ConfigError
 from grobust.finetune._plan import Plan, Shares, plan_of
+from grobust.finetune.choices import FinetuneOptimizer
 from grobust.finetune.settings import FinetuneSettings
 from grobust.groups import Groups
 from grobust.settings import BalanceMethod, Match, WeightNormalization
@@ -95,6 +96,8 @@ def test_the_last_epoch_can_be_cut_short() -> None:
         ({"clip_norm": 0.0}, "clip_norm must be a positive number"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
         ({"batch_size": 2, "accumulate": 3}, "cuts 2 rows into 3 pieces"),
+        ({"optimizer": "lion"}, "optimizer must be one of adamw, adam, sgd; got 'lion'"),
+        ({"precision": "bf16"}, "precision must be one of float32, bfloat16, float16"),
         ({"tracker": "paper"}, "tensorboard, wandb, mlflow"),
         ({"balance": BalanceMethod.MIXTURE, "ratio": 0.5}, "ratio must be a number of at least 1"),
     ],
@@ -102,3 +105,11 @@ def test_the_last_epoch_can_be_cut_short() -> None:
 def test_settings_check_themselves(changes: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         FinetuneSettings(**changes)
+
+
+def test_choices_are_taken_by_name() -> None:
+    named = FinetuneSettings(optimizer="sgd", balance="mixture", match="steps")  # type: ignore[arg-type]
+    assert named == FinetuneSettings(
+        optimizer=FinetuneOptimizer.SGD, balance=BalanceMethod.MIXTURE, match=Match.STEPS
+    )  # fmt: skip
+    assert named.optimizer is FinetuneOptimizer.SGD
