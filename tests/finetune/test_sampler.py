@@ -6,6 +6,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from accelerate.data_loader import prepare_data_loader
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import arange
@@ -93,6 +94,23 @@ def test_processes_share_one_draw(counts: list[int], method: BalanceMethod, repl
     drawn = sample.draw(1).tolist()
     assert together[: len(drawn)] == drawn
     assert together[len(drawn) :] == (drawn * replicas)[: len(together) - len(drawn)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_accelerate_shares_out_the_batches_and_sets_the_epoch(processes: int) -> None:
+    sample = sample_of([40, 16])
+    assert len(sample) % (4 * processes) == 0
+    shares = [
+        prepare_data_loader(
+            DataLoader(TensorDataset(arange(sample.n)), batch_size=4, sampler=BalancedSampler(sample)),
+            num_processes=processes, process_index=process, put_on_device=False,
+        )
+        for process in range(processes)
+    ]  # fmt: skip
+    for epoch in range(3):
+        batches = [[batch[0].tolist() for batch in share] for share in shares]
+        together = [batch for round_ in zip(*batches, strict=True) for batch in round_]
+        assert together == [batch.tolist() for batch in minibatches(sample, epoch=epoch, batch_size=4)]
 
 
 def test_more_rows_than_torch_can_draw_from() -> None:
