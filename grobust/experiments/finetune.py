@@ -19,7 +19,7 @@ from grobust.experiments.finetune_config import FinetuneConfig
 from grobust.experiments.records import LabelLedger, Record, append_records, read_records
 from grobust.features._schema import Provenance
 from grobust.finetune._folder import RunIdentity
-from grobust.finetune.launch import is_main_process
+from grobust.finetune.launch import is_main_process, launched
 from grobust.finetune.recipes import Recipe, recipe_for
 from grobust.finetune.run import FinetuneProgress, FinetuneResult, finetune, run_name
 from grobust.finetune.settings import FinetuneSettings
@@ -136,7 +136,8 @@ def run_finetune(
                 _train(config, dataset, backbone, settings, path, _told(on_progress, path, number, len(wanted)))
             )
         except RunLockedError as error:
-            if len(wanted) == 1:
+            # Only the first process meets the lock; the others must not go on with another run.
+            if len(wanted) == 1 or launched():
                 raise
             notes.append(f"left out: {error}")
     if not runs:
