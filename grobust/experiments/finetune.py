@@ -18,10 +18,9 @@ from grobust.experiments.extract import torch_device
 from grobust.experiments.finetune_config import FinetuneConfig
 from grobust.experiments.records import LabelLedger, Record, append_records, read_records
 from grobust.features._schema import Provenance
-from grobust.finetune._folder import RunIdentity
 from grobust.finetune.launch import is_main_process, launched
 from grobust.finetune.recipes import Recipe, recipe_for
-from grobust.finetune.run import FinetuneProgress, FinetuneResult, finetune, run_name
+from grobust.finetune.run import FinetuneProgress, FinetuneResult, finetune, run_digest, run_name
 from grobust.finetune.settings import FinetuneSettings
 from grobust.models.backbone import Backbone, Pool
 from grobust.models.backbones import load_backbone
@@ -120,12 +119,14 @@ def run_finetune(
         dataset = stratified_subset(dataset, config.limit, seed=config.limit_seed)
     recipe = _recipe(config, dataset)
     base = recipe.finetune_settings()
-    backbone = load_backbone(recipe.backbone or config.backbone, pool=pool, device=device, **recipe.load_arguments())
+    backbone = load_backbone(
+        recipe.backbone or config.backbone, pool=pool, device=device, **_inputs(config, recipe.load_arguments())
+    )
     recorded = {} if config.overwrite else _recorded(config.records)
     wanted = config.runs(base)
     runs, notes = [], _notes(config, base)
     for number, settings in enumerate(wanted, start=1):
-        digest = RunIdentity.of(dataset, backbone, settings).digest
+        digest = run_digest(dataset, backbone, settings)
         path = config.out / run_name(dataset, backbone, settings)
         if digest in recorded and not RunFiles(path).description.exists():
             runs.append(_run(settings, path, recorded[digest], reused=True))
@@ -158,6 +159,14 @@ def _recipe(config: FinetuneConfig, dataset: GroupedDataset) -> Recipe:
     given = {"image_size": config.image_size, "max_tokens": config.max_tokens}
     values = config.values | {name: value for name, value in given.items() if value is not None}
     return recipe_for(config.dataset, config.backbone, kind=dataset.kind).with_values(values)
+
+
+def _inputs(config: FinetuneConfig, of_recipe: dict[str, Any]) -> dict[str, Any]:
+    """Input size of the backbone: as given, or the recipe's; but a finetuned network goes on with its own."""
+    given = {"image_size": config.image_size, "max_tokens": config.max_tokens}
+    if config.backbone.startswith("run:"):
+        return given
+    return given | of_recipe
 
 
 def _train(

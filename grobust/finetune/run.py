@@ -30,7 +30,7 @@ from grobust.models.run_files import HEAD, RunFiles
 from grobust.probe import Probe
 from grobust.typing import PathLike
 
-__all__ = ["FinetuneProgress", "FinetuneResult", "finetune", "leave_processes", "run_name"]
+__all__ = ["FinetuneProgress", "FinetuneResult", "finetune", "leave_processes", "run_digest", "run_name"]
 
 DEFAULT_OUT = Path("runs")
 
@@ -144,6 +144,11 @@ def leave_processes() -> None:
     """End the group of processes that trained together, if there is one, when no further run follows."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def run_digest(dataset: GroupedDataset, backbone: Backbone, settings: FinetuneSettings) -> str:
+    """Digest of all that decides a run's weights and curve, known before it begins: `FinetuneResult.run`."""
+    return RunIdentity.of(dataset, backbone, settings).digest
 
 
 def run_name(dataset: GroupedDataset, backbone: Backbone, settings: FinetuneSettings) -> str:
