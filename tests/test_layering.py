@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports from earlier rows and from its own package.
 ROWS = (
     ("errors", "typing", "ledger"),
-    ("settings", "arrays", "threads", "features.widen"),
+    ("settings", "arrays", "threads", "interrupts", "features.widen"),
     ("groups",),
     ("features._schema", "features._hdf5", "features._view", "features.store", "features.parts",
      "metrics", "balancing", "held_out", "spectrum"),
@@ -22,6 +22,7 @@ ROWS = (
     ("heads",),
     ("data", "models"),
     ("features._batches", "features.extract", "importing"),
+    ("finetune",),
     ("report",),
     ("experiments",),
 )  # fmt: skip
@@ -35,9 +36,11 @@ DOORS = {
         "models",
         "features._batches",
         "features.extract",
+        "finetune",
         "experiments.extract",
         "importing.tensor_files",
     },
+    "accelerate": {"finetune"},
     "llvmlite": {"probe._numba", "probe._numba_products"},
     "numba": {"probe._numba", "probe._numba_l1", "probe._numba_products"},
     "sklearn": {"classifier", "methods.pseudo_groups"},

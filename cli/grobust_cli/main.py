@@ -13,11 +13,13 @@ from grobust_cli import (
     demo,
     diagnose,
     extract,
+    finetune,
     import_cache,
     info,
     methods,
     predict,
     probe,
+    recipes,
     select,
     spectrum,
 )
@@ -61,6 +63,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("extract")(extract.extract)
 app.command("import")(import_cache.import_cache)
+app.command("finetune")(finetune.finetune)
 app.command("probe")(probe.probe)
 app.command("methods")(methods.methods)
 app.command("predict")(predict.predict)
@@ -68,6 +71,7 @@ app.command("spectrum")(spectrum.spectrum)
 app.command("select")(select.select)
 app.command("compare")(compare.compare)
 app.command("diagnose")(diagnose.diagnose)
+app.command("recipes")(recipes.recipes)
 app.command("info")(info.info)
 app.command("verify")(info.verify)
 app.add_typer(data.app, name="data")

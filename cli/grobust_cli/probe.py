@@ -47,7 +47,8 @@ PUBLISHED = "Methods of the literature (with --method)"
 OF_SOLVER = ("penalty", "l2", "l1", "rtol", "max_iter", "max_bytes")
 OF_BALANCE = ("balance", "by", "ratio", "normalize", "trajectory", "device")
 OF_METHODS = ("settings", "early")
-OF_TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "optimizer", "momentum", "schedule", "match")
+OF_TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "optimizer", "momentum", "schedule", "step_size",
+               "gamma", "match")  # fmt: skip
 
 
 def probe(
@@ -108,6 +109,12 @@ def probe(
     schedule: Annotated[Schedule, typer.Option(help="Learning rate over epochs.", rich_help_panel=TRAINING)] = (
         SGD.schedule
     ),
+    step_size: Annotated[
+        int, typer.Option(help="Epochs between falls of `--schedule step`.", rich_help_panel=TRAINING)
+    ] = SGD.step_size,
+    gamma: Annotated[
+        float, typer.Option(help="Factor of each fall of `--schedule step`.", rich_help_panel=TRAINING)
+    ] = SGD.gamma,
     match: Annotated[
         Match, typer.Option(help="Equal epochs of each method's own rows, or equal steps.", rich_help_panel=TRAINING)
     ] = SGD.match,
@@ -193,8 +200,9 @@ def probe(
     }  # fmt: skip
     if trajectory:
         sgd = SGD(
-            epochs=epochs, batch_size=batch_size, optimizer=optimizer, momentum=momentum, schedule=schedule, match=match
-        )
+            epochs=epochs, batch_size=batch_size, optimizer=optimizer, momentum=momentum, schedule=schedule,
+            step_size=step_size, gamma=gamma, match=match,
+        )  # fmt: skip
         _train(TrajectoryConfig(**shared, learning_rate=lr, weight_decay=weight_decay, sgd=sgd), json)
         return
     config = ProbeConfig(

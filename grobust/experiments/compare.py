@@ -137,7 +137,7 @@ def run_compare(config: CompareConfig) -> CompareReport:
 def _of_heads(config: CompareConfig) -> Comparison:
     assert config.heads is not None
     with FeatureStore(config.source) as store:
-        require_disjoint(store, "Comparisons of heads")
+        require_disjoint(store.provenance.dataset, store.groups, "Comparisons of heads")
         heads = fitting_heads(config.heads, store)
         split = Split[config.split.upper()]
         groups = store.groups.take(store.rows(split))

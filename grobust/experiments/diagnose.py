@@ -72,7 +72,7 @@ def run_diagnose(
     step = _Steps(on_progress)
     device = resolve_device(config.device)
     with FeatureStore(config.store) as store:
-        require_disjoint(store, "Diagnoses")
+        require_disjoint(store.provenance.dataset, store.groups, "Diagnoses")
         data, val = training_rows(config, store), validation_rows(store)
         features = to_device(data.features, device)
         notes = list(data.notes)

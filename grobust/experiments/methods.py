@@ -138,7 +138,7 @@ def run_methods(
         If the early store has other rows.
     """
     with FeatureStore(config.store) as store:
-        require_disjoint(store, "Methods")
+        require_disjoint(store.provenance.dataset, store.groups, "Methods")
         parts = open_parts(store, "cpu")
         methods, skipped = _methods(config, parts.train.groups.n_attributes)
         check_attributes(methods, parts.train.groups)

@@ -96,15 +96,14 @@ def _part(store: FeatureStore, split: Split, device: DeviceName) -> Part:
     return Part(to_device(features, device), groups)
 
 
-def require_disjoint(store: FeatureStore, what: str) -> None:
+def require_disjoint(dataset: str, groups: Groups, what: str) -> None:
     """Refuse a data set that is reported on overlapping groups, where `what` is of disjoint ones.
 
     Raises
     ------
     ConfigError
-        If the store's data set has overlapping groups.
+        If the data set of this name has overlapping groups.
     """
-    groups, dataset = store.groups, store.provenance.dataset
     if overlapping_cells(dataset, groups.class_names, groups.attribute_names) is not None:
         raise ConfigError(
             f"{what} are of disjoint groups; {dataset} is reported on overlapping ones.\n"

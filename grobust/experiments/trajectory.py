@@ -36,7 +36,7 @@ from grobust.groups import Groups
 from grobust.heads import HeadInfo, Heads, save_heads
 from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import TrainHead, Trajectories, train_heads
-from grobust.report.figures import TrajectoryPoint, plot_trajectories
+from grobust.report.curves import TrajectoryPoint, plot_trajectories
 from grobust.selection import ValidationArrays, fit_bias_proxy
 from grobust.settings import BalanceMethod, Match
 
@@ -180,7 +180,7 @@ def run_trajectories(
     device = resolve_device(config.device)
     with FeatureStore(config.store) as store:
         provenance = store.provenance
-        require_disjoint(store, "Trajectories")
+        require_disjoint(store.provenance.dataset, store.groups, "Trajectories")
         parts = open_parts(store, device)
         cells = balanced(config, parts.train.groups)
         heads = [
@@ -306,7 +306,7 @@ def _heads(report: TrajectoryReport, cells: tuple[Cell, ...], found: Trajectorie
 def _points(dataset: str, run: TrajectoryRun) -> list[TrajectoryPoint]:
     val = run.wga("val").tolist() if "val" in run.accuracy else [None] * run.loss.size
     columns = (run.steps.tolist(), run.rows.tolist(), _finite(run.loss.tolist()), run.wga("test").tolist(),
-               run.average["test"].tolist(), val)  # fmt: skip
+               run.average["test"].tolist(), val, run.average["train"].tolist())  # fmt: skip
     return [
         TrajectoryPoint(dataset, str(run.method), run.seed, epoch, *values)
         for epoch, values in enumerate(zip(*columns, strict=True), start=1)
