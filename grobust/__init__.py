@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from grobust.features.store import FeatureStore
     from grobust.groups import Groups, GroupScheme
     from grobust.heads import HeadInfo, Heads, load_heads, save_heads
+    from grobust.importing.importer import ImportSettings, import_features
     from grobust.metrics import GroupMetrics, group_metrics
     from grobust.models.backbones import load_backbone
     from grobust.probe import Head, Probe, ProbeFit, fit_probe, fit_probes
-    from grobust.settings import LBFGS, BalanceBy, BalanceMethod
+    from grobust.selection import Selector, ValidationArrays, fit_bias_proxy
+    from grobust.settings import LBFGS, BalanceBy, BalanceMethod, SelectBy
     from grobust.spectrum import (
         NormRatio,
         RatioInference,
@@ -69,10 +71,12 @@ _HOMES = {
     "grobust.features.store": ("FeatureStore",),
     "grobust.groups": ("GroupScheme", "Groups"),
     "grobust.heads": ("HeadInfo", "Heads", "load_heads", "save_heads"),
+    "grobust.importing.importer": ("ImportSettings", "import_features"),
     "grobust.metrics": ("GroupMetrics", "group_metrics"),
     "grobust.models.backbones": ("load_backbone",),
     "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
-    "grobust.settings": ("LBFGS", "BalanceBy", "BalanceMethod"),
+    "grobust.selection": ("Selector", "ValidationArrays", "fit_bias_proxy"),
+    "grobust.settings": ("LBFGS", "BalanceBy", "BalanceMethod", "SelectBy"),
     "grobust.spectrum": (
         "NormRatio", "RatioInference", "Spectra", "class_spectra", "diagnose", "group_spectra", "norm_ratios",
         "ratio_inference",
@@ -98,6 +102,7 @@ __all__ = [
     "Head",
     "HeadInfo",
     "Heads",
+    "ImportSettings",
     "Mixture",
     "NoBalancing",
     "NormRatio",
@@ -105,21 +110,26 @@ __all__ = [
     "ProbeFit",
     "Provenance",
     "RatioInference",
+    "SelectBy",
+    "Selector",
     "Spectra",
     "Split",
     "StratifiedCellKFold",
     "Subsetting",
     "Upsampling",
     "Upweighting",
+    "ValidationArrays",
     "__version__",
     "balance_summary",
     "class_spectra",
     "diagnose",
     "extract_features",
+    "fit_bias_proxy",
     "fit_probe",
     "fit_probes",
     "group_metrics",
     "group_spectra",
+    "import_features",
     "load_backbone",
     "load_dataset",
     "load_heads",

@@ -8,31 +8,42 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports from earlier rows and from its own package.
 ROWS = (
-    ("errors", "typing"),
+    ("errors", "typing", "ledger"),
     ("settings", "arrays", "threads", "features.widen"),
     ("groups",),
     ("features._schema", "features._hdf5", "features._view", "features.store", "features.parts",
-     "metrics", "balancing", "spectrum"),
+     "metrics", "balancing", "held_out", "spectrum"),
     ("probe",),
+    ("selection",),
+    ("comparison",),
     ("classifier",),
     ("methods",),
+    ("diagnosis",),
     ("heads",),
     ("data", "models"),
-    ("features._batches", "features.extract"),
+    ("features._batches", "features.extract", "importing"),
     ("report",),
     ("experiments",),
 )  # fmt: skip
 DOORS = {
-    "h5py": {"features._hdf5"},
+    "h5py": {"features._hdf5", "importing.hdf5_files"},
     "cupy": {"arrays", "probe._cuda", "spectrum._eigen"},
     "cupy_backends": {"probe._cuda"},
     "cupyx": {"probe._cuda", "spectrum._eigen"},
-    "torch": {"data", "models", "features._batches", "features.extract", "experiments.extract"},
+    "torch": {
+        "data",
+        "models",
+        "features._batches",
+        "features.extract",
+        "experiments.extract",
+        "importing.tensor_files",
+    },
     "llvmlite": {"probe._numba", "probe._numba_products"},
     "numba": {"probe._numba", "probe._numba_l1", "probe._numba_products"},
     "sklearn": {"classifier", "methods.pseudo_groups"},
     "typer": set(),
     "matplotlib": {"report"},
+    "pyarrow": {"data.arrow_files"},
 }
 FILES = sorted((ROOT / "grobust").rglob("*.py"))
 

@@ -26,6 +26,7 @@ def test_wheel_content(tmp_path: Path) -> None:
     }
     assert "grobust/py.typed" in names
     assert "grobust/features/FORMAT.md" in names
+    assert "grobust/data/fetch/mirrors.toml" in names
     assert {"grobust/probe/cuda/common.cuh", *(f"grobust/probe/cuda/{name}.cu" for name in KERNELS)} <= set(names)
 
 

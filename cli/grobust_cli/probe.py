@@ -7,6 +7,7 @@ import typer
 
 from grobust.errors import ConfigError
 from grobust.settings import (
+    PROXY_L2,
     SGD,
     BalanceBy,
     Match,
@@ -44,7 +45,7 @@ SOLVER, TRAINING = "Solving (without --trajectory)", "Training on minibatches (w
 PUBLISHED = "Methods of the literature (with --method)"
 # Parameters that only one of the modes has.
 OF_SOLVER = ("penalty", "l2", "l1", "rtol", "max_iter", "max_bytes")
-OF_BALANCE = ("balance", "by", "ratio", "normalize", "trajectory", "device")
+OF_BALANCE = ("balance", "by", "ratio", "normalize", "proxy_l2", "trajectory", "device")
 OF_METHODS = ("settings", "early")
 OF_TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "optimizer", "momentum", "schedule", "match")
 
@@ -60,8 +61,13 @@ def probe(
     ] = WeightNormalization.BATCH,
     seeds: Annotated[str, typer.Option(help="Seeds with commas, or a range such as 0..4.")] = "1,2,3",
     select: Annotated[
-        SelectBy, typer.Option(help="Validation score that chooses; `wga` reads attributes of validation rows.")
+        SelectBy,
+        typer.Option(
+            help="Validation score that chooses; `wga` and `average_group` read attributes of validation rows, the "
+            "bias-unsupervised scores and `worst_pseudo_group` a bias proxy."
+        ),
     ] = SelectBy.WORST_CLASS,
+    proxy_l2: Annotated[float, typer.Option(help="L2 strength of the bias proxy.")] = PROXY_L2,
     penalty: Annotated[Penalty, typer.Option(help="Of the weights.", rich_help_panel=SOLVER)] = Penalty.L2,
     l2: Annotated[
         str,
@@ -181,7 +187,7 @@ def probe(
         return
     shared: dict[str, Any] = {
         "store": store, "balance": methods(balance), "by": by, "ratio": ratio, "normalize": normalize,
-        "seeds": ints(seeds, "--seeds"), "select": select,
+        "seeds": ints(seeds, "--seeds"), "select": select, "proxy_l2": proxy_l2,
         "device": resolve_device(device),
         "records": records or store.parent / "records.jsonl", "save": _safetensors(save), "figures": figures,
     }  # fmt: skip

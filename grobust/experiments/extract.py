@@ -52,7 +52,7 @@ def run_extract(config: ExtractConfig, *, on_progress: Callable[[Progress], None
     )
     pool = None if config.pool is None else _choice(Pool, config.pool, "pool")
     device = torch_device(config.device)
-    dataset = load_dataset(config.dataset, data_dir=config.data_dir, columns=config.columns)
+    dataset = load_dataset(config.dataset, data_dir=config.data_dir, columns=config.columns, split=config.split)
     if config.limit is not None:
         dataset = stratified_subset(dataset, config.limit, seed=config.seed)
     backbone = load_backbone(

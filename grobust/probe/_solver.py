@@ -16,13 +16,13 @@ from grobust.arrays import array_namespace, on_cuda, to_numpy
 from grobust.probe import _cuda_solver
 from grobust.probe._cuda import cuda
 from grobust.probe._design import Design
-from grobust.probe._passes import Passes
+from grobust.probe._passes import Evaluation, Passes
 from grobust.probe._precondition import Preconditioner, build, references
 from grobust.settings import LBFGS
 from grobust.threads import Threads
 from grobust.typing import Array
 
-__all__ = ["Solution", "solve"]
+__all__ = ["Solution", "at_zero", "solve"]
 
 # Sufficient decrease and curvature of the line search (Nocedal & Wright, chapter 3).
 DECREASE, CURVATURE = 1e-4, 0.9
@@ -115,7 +115,7 @@ def solve(
     """
     xp = array_namespace(start)
     n_heads = start.shape[0]
-    zero = passes.advance(xp.zeros_like(start))
+    zero = at_zero(passes)
     assert zero.gradient is not None
     start_norm = _host_norm(zero.gradient)
     w, g, none = xp.zeros_like(start), zero.gradient, np.zeros(n_heads, dtype=np.int64)
@@ -186,6 +186,15 @@ def solve(
         one_pass = n * d * (4.0 * columns * state.heads.size + READ_COST)
         spent += one_pass
     return result
+
+
+def at_zero(passes: Passes) -> Evaluation:
+    """Evaluation of every head at z = 0, where heads of one weighting are alike: no product forward, and one head per
+    weighting in the product back."""
+    _, first, of = np.unique(passes.weighting, return_index=True, return_inverse=True)
+    found = passes.evaluate(first, np.zeros(first.size), gradient=True)
+    xp = array_namespace(found.loss)
+    return Evaluation(*(xp.take(part, xp.asarray(of), axis=0) for part in found))
 
 
 def _to_come(state: _State, at_first: NDArray[Any], rtol: float, iteration: int) -> float:

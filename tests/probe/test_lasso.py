@@ -276,3 +276,12 @@ def test_bad_moments_and_penalized_intercepts_without_l1() -> None:
     for moments in ((np.zeros(3), np.ones(3)), (np.zeros(4), np.zeros(4)), (np.full(4, np.nan), np.ones(4))):
         with pytest.raises(ShapeError, match="moments"):
             fit_probes(x, y, [Head()], n_classes=2, moments=moments)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 16), (9, 33), (70, 5)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tiles_cover_a_transpose(shape: tuple[int, int], dtype: type) -> None:
+    rows = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    out = np.full(shape[::-1], np.nan, dtype)
+    _numba_l1.transposed(rows, out)
+    np.testing.assert_array_equal(out, rows.T)
