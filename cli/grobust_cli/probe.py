@@ -45,7 +45,7 @@ SOLVER, TRAINING = "Solving (without --trajectory)", "Training on minibatches (w
 PUBLISHED = "Methods of the literature (with --method)"
 # Parameters that only one of the modes has.
 OF_SOLVER = ("penalty", "l2", "l1", "rtol", "max_iter", "max_bytes")
-OF_BALANCE = ("balance", "by", "ratio", "normalize", "trajectory", "device")
+OF_BALANCE = ("balance", "by", "ratio", "normalize", "proxy_l2", "trajectory", "device")
 OF_METHODS = ("settings", "early")
 OF_TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "optimizer", "momentum", "schedule", "step_size",
                "gamma", "match")  # fmt: skip

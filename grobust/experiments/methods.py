@@ -39,7 +39,8 @@ class MethodRun:
     name, method, seed : of the run
     fit : what the method found
     labels : kinds of labels that it read: of training rows, of validation rows to train on, and to choose
-    val : metrics of validation rows that the head was not trained on; None where there are none
+    val : metrics of validation rows that the head (or the one judged in its place, see `MethodFit`) was not trained
+        on; None where there are none
     test : metrics of test rows
     seconds : of the method; 0 where nothing is random and another seed's head was taken
     """
@@ -215,7 +216,8 @@ def _run(
     val = None
     if fit.held_out.size:
         rows = validation.take(fit.held_out)
-        (val,) = evaluate_probes([fit.probe], rows.values, rows.groups, train_counts=counts)
+        head = fit.probe if fit.judged is None else fit.judged
+        (val,) = evaluate_probes([head], rows.values, rows.groups, train_counts=counts)
     (on_test,) = evaluate_probes([fit.probe], test.features, test.groups, train_counts=counts)
     return MethodRun(name, method, seed, fit, _labels(method, fit, train), val, on_test, seconds)
 
@@ -238,6 +240,12 @@ def _notes(runs: list[MethodRun], train: Features) -> tuple[str, ...]:
     trained_on = sorted({run.name for run in runs if run.labels["reweighting"]})
     if trained_on:
         notes.append(f"trained on validation rows: {', '.join(trained_on)}; their validation metrics are of the others")
+    judged = sorted({run.name for run in runs if run.fit.judged is not None})
+    if judged:
+        notes.append(
+            f"trained on all validation rows in the end: {', '.join(judged)}; validation metrics are of the head "
+            "of the same settings on half of them"
+        )
     fixed = list(dict.fromkeys(run.name for run in runs if not run.method.about.random))
     if fixed and len({run.seed for run in runs}) > 1:
         notes.append(f"nothing is random in {', '.join(fixed)}: their seeds give one head")

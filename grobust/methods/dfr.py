@@ -106,10 +106,10 @@ class DFR:
         _check(source.groups, rows)
         pairs = self._pairs(source.n_classes)
         if on_train:
-            part, chooser = train, validation
+            part, chooser, held_out = train, validation, validation.rows
         else:
-            mine, others = halves(len(validation), seed)
-            part, chooser = validation.take(mine), validation.take(others)
+            mine, held_out = halves(len(validation), seed)
+            part, chooser = validation.take(mine), validation.take(held_out)
             _check(part.groups, "validation half's")
         # The published seeds are one stream; each subset here has its own, so that any of them can be had alone.
         subset = _subset(part.groups, _seed(seed, 0))
@@ -124,7 +124,7 @@ class DFR:
         sample = Subsetting(by=BalanceBy.GROUP).sample(source.groups, seed=seed)
         return MethodFit(
             probe=mean_probe(members), chosen=settings[pick], tried=tried, members=members,
-            held_out=np.arange(len(validation) if on_train else 0),
+            held_out=held_out, judged=None if on_train else tuned[pick].probe,
             details={"subset_rows": float(len(sample)), "retrains": float(len(members))},
             notes=sample.notes + unfinished([*tuned, *final]),
         )  # fmt: skip

@@ -139,6 +139,8 @@ class MethodFit:
     chosen : settings chosen, by name; empty where nothing was chosen
     tried : all that could be chosen, in the order tried
     held_out : (h) int64 validation rows that the head was not trained on; what a validation metric may be of
+    judged : head of the same settings that `held_out` judges in its place, where `probe` was then trained on all
+        validation rows; None where it is `probe`
     members : heads that `probe` is the mean of; empty for a single one
     details : numbers worth recording, by name
     notes : what a reader must know
@@ -148,6 +150,7 @@ class MethodFit:
     chosen: Mapping[str, float]
     tried: tuple[Tried, ...]
     held_out: NDArray[Any]
+    judged: Probe | None = None
     members: tuple[Probe, ...] = ()
     details: Mapping[str, float | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -51,11 +51,13 @@ def test_runs_are_what_methods_give(store: Path, tmp_path: Path) -> None:
         assert run.test.as_dict() == expected.as_dict()
         if run.val is not None:
             rows = run.fit.held_out
-            assert run.val.wga.value == group_metrics(run.fit.probe.predict(x_val[rows]), val.take(rows)).wga.value
+            head = run.fit.probe if run.fit.judged is None else run.fit.judged
+            assert run.val.wga.value == group_metrics(head.predict(x_val[rows]), val.take(rows)).wga.value
     first, second = report.by_method()["erm"]
     assert first.fit is second.fit
     assert second.seconds == 0
-    assert [run.val is None for run in report.by_method()["dfr"]] == [True, True]
+    assert [run.fit.judged is None for run in report.runs] == [True, True, False, False, True, True]
+    assert any("in the end: dfr" in note for note in report.notes)
     records = read_records(tmp_path / "r.jsonl", command="methods")
     assert [(r["results"]["method"], r["seed"]) for r in records] == [(r.name, r.seed) for r in report.runs]
     assert records[0]["config"]["methods"] == ["erm"]

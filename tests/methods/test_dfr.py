@@ -62,7 +62,7 @@ def test_validation_recipe_head_by_head(scaler: DfrScaler) -> None:
         hit = predicted == chooser.labels
         scores.append(min(hit[chooser.groups.ids == g].mean() for g in range(4)))
     assert [tried.score for tried in fit.tried] == pytest.approx(scores)
-    best = STRENGTHS[int(np.argmax(scores))]
+    best, rows_of_half = STRENGTHS[int(np.argmax(scores))], rows
     assert fit.chosen == {"inverse_strength": best}
     final = StandardScaler().fit((TRAIN if scaler is DfrScaler.TRAIN else VAL).values.astype(np.float64))
     weights, biases = [], []
@@ -78,7 +78,13 @@ def test_validation_recipe_head_by_head(scaler: DfrScaler) -> None:
         biases.append(bias)
     np.testing.assert_allclose(column(fit.probe)[0], np.mean(weights, axis=0), atol=2e-4)
     assert column(fit.probe)[1] == pytest.approx(np.mean(biases), abs=2e-4)
-    assert fit.held_out.size == 0
+    np.testing.assert_array_equal(fit.held_out, others)
+    np.testing.assert_array_equal(
+        fit.judged.predict(chooser.values),
+        liblinear(own.transform(part.values[rows_of_half].astype(np.float64)), part.labels[rows_of_half], best).predict(
+            own.transform(chooser.values.astype(np.float64))
+        ),
+    )
 
 
 def test_train_recipe_with_class_weights() -> None:
