@@ -185,7 +185,7 @@ def _rates(args: argparse.Namespace) -> list[Row]:
     """One pass (product, fused stage, product back) against its bytes at the rate of a copy."""
     import cupy
 
-    from grobust.probe._cuda import cuda
+    from grobust.device._cuda import cuda
     from grobust.probe._cuda_passes import CudaPasses
     from grobust.probe._design import design
     from grobust.probe._weights import weight_table

@@ -3,14 +3,19 @@
 As CuPy does, they refuse to be mixed with NumPy arrays or turned into one silently, and reductions give arrays.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import array_api_compat
 import numpy as np
+import pytest
 from shim_device import ShimDevice
 
-from grobust.probe._device import Product
+from grobust.device import _cuda
+from grobust.device._interface import Product
 
 # What takes arrays of the host: a transfer, said aloud.
 TRANSFERS = {"asarray", "array"}
@@ -135,8 +140,8 @@ XP = _Namespace(np)
 class FakeCuda:
     """`ShimDevice` on fake arrays."""
 
-    def __init__(self, shim: ShimDevice) -> None:
-        self.xp, self.shared_bytes, self._shim = XP, shim.shared_bytes, shim
+    def __init__(self, shim: ShimDevice, *, memory: int = 1 << 40) -> None:
+        self.xp, self.shared_bytes, self._shim, self.memory = XP, shim.shared_bytes, shim, memory
 
     def launch(
         self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], *, shared: int = 0
@@ -145,6 +150,15 @@ class FakeCuda:
 
     def product(self, product: Product) -> None:
         self._shim.product(plain(product))
+
+    def slab(self, rows: int, d: int, dtype: Any) -> "FakeSlab":
+        return FakeSlab(rows, d, dtype)
+
+    def upload(self, rows: np.ndarray) -> "FakeArray":
+        return XP.asarray(rows)
+
+    def free_bytes(self) -> int:
+        return self.memory
 
     def inverses(self, matrices: Any, shifts: Sequence[float], ridge: float, tries: int) -> Any:
         return wrapped(self._shim.inverses(plain(matrices), shifts, ridge, tries))
@@ -164,3 +178,21 @@ class FakeSlab:
 
     def release(self) -> None:
         pass
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, folder: Path, **settings: Any) -> FakeCuda:
+    """Make this process believe that it has a GPU, which is `FakeCuda`, until the test ends."""
+    fake = FakeCuda(ShimDevice(folder), **settings)
+    is_cupy = array_api_compat.is_cupy_array
+    monkeypatch.setattr(array_api_compat, "is_cupy_array", lambda a: isinstance(a, FakeArray) or is_cupy(a))
+    monkeypatch.setitem(
+        sys.modules, "cupy",
+        SimpleNamespace(asarray=XP.asarray, ndarray=NoArray, cuda=SimpleNamespace(is_available=lambda: True)),
+    )  # fmt: skip
+    monkeypatch.setattr(_cuda, "Cuda", lambda: fake)
+    _cuda.cuda.cache_clear()
+    return fake
+
+
+class NoArray:
+    """What array-api-compat may ask for as CuPy's own array: nothing is one."""

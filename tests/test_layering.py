@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = (
     ("errors", "typing"),
     ("settings", "arrays", "threads", "features.widen"),
-    ("groups",),
+    ("device", "groups"),
     ("features._schema", "features._hdf5", "features._view", "features.store", "features.parts",
      "metrics", "balancing", "spectrum"),
     ("probe",),
@@ -23,9 +23,9 @@ ROWS = (
 )  # fmt: skip
 DOORS = {
     "h5py": {"features._hdf5"},
-    "cupy": {"arrays", "probe._cuda", "spectrum._eigen"},
-    "cupy_backends": {"probe._cuda"},
-    "cupyx": {"probe._cuda", "spectrum._eigen"},
+    "cupy": {"arrays", "device._cuda", "spectrum._eigen"},
+    "cupy_backends": {"device._cuda"},
+    "cupyx": {"device._cuda", "spectrum._eigen"},
     "torch": {"data", "models", "features._batches", "features.extract", "experiments.extract"},
     "llvmlite": {"probe._numba", "probe._numba_products"},
     "numba": {"probe._numba", "probe._numba_l1", "probe._numba_products"},

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import grobust
-from grobust.probe._device import KERNELS
+from grobust.device._interface import KERNELS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -26,7 +26,7 @@ def test_wheel_content(tmp_path: Path) -> None:
     }
     assert "grobust/py.typed" in names
     assert "grobust/features/FORMAT.md" in names
-    assert {"grobust/probe/cuda/common.cuh", *(f"grobust/probe/cuda/{name}.cu" for name in KERNELS)} <= set(names)
+    assert {"grobust/device/cuda/common.cuh", *(f"grobust/device/cuda/{name}.cu" for name in KERNELS)} <= set(names)
 
 
 def test_version_is_one() -> None:

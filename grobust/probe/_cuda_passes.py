@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grobust.device._interface import NULL, Device, square
 from grobust.probe._columns import MOST_ROW_BLOCKS, Fresh, Operand, padded
 from grobust.probe._cuda_moments import column_moments, reduce
 from grobust.probe._design import Design
-from grobust.probe._device import NULL, Device, square
 from grobust.probe._passes import CURVATURE_HEADS, Evaluation
 from grobust.probe._weights import WeightTable
 from grobust.typing import Array

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import to_numpy
+from grobust.device._interface import NULL, Device
 from grobust.groups import Groups
 from grobust.probe._columns import Operand
 from grobust.probe._design import Design
-from grobust.probe._device import NULL, Device
 from grobust.probe._head import Probe
 from grobust.settings import SGD, Optimizer
 from grobust.typing import Array

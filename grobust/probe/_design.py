@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace, is_array, on_cuda, to_numpy
+from grobust.device._cuda import cuda
 from grobust.errors import ShapeError
 from grobust.probe import _numba
-from grobust.probe._cuda import cuda
 from grobust.probe._cuda_moments import mean_and_scale
 from grobust.threads import Threads
 from grobust.typing import Array

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace, on_cuda, to_numpy
+from grobust.device._cuda import cuda
 from grobust.probe import _cuda_solver
-from grobust.probe._cuda import cuda
 from grobust.probe._design import Design
 from grobust.probe._passes import Passes
 from grobust.probe._precondition import Preconditioner, build, references

@@ -1,6 +1,6 @@
 """What the passes, the trainer and the solver ask of a GPU: arrays, kernels and matrix products.
 
-`grobust.probe._cuda` is the GPU. The tests stand in for it with NumPy and kernels compiled for the CPU, so that all of
+`grobust.device._cuda` is the GPU. The tests stand in for it with NumPy and kernels compiled for the CPU, so that all of
 this code runs where no GPU is.
 """
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from grobust.device._cuda import cuda
 from grobust.errors import ShapeError
-from grobust.probe._cuda import CudaSlab, upload
 from grobust.typing import Array
 
 __all__ = ["DeviceStream", "Slab"]
@@ -44,7 +44,7 @@ class DeviceStream:
     Parameters
     ----------
     features : (n, d) float16, float32 or float64: a NumPy array, a memory map, or a reader with shape, dtype and slices
-    slab : makes room for (rows, d, dtype); by default on the current CUDA device
+    slab : makes room for (rows, d, dtype); by default on the current CUDA device, in pinned memory too
     send : copies rows to the device; by default CuPy's
     smallest : blocks of fewer rows are not read ahead
 
@@ -55,15 +55,16 @@ class DeviceStream:
     """
 
     def __init__(
-        self, features: Any, *, slab: Callable[[int, int, Any], Slab] = CudaSlab,
-        send: Callable[[NDArray[Any]], Array] = upload, smallest: int = SMALLEST_BLOCK,
+        self, features: Any, *, slab: Callable[[int, int, Any], Slab] | None = None,
+        send: Callable[[NDArray[Any]], Array] | None = None, smallest: int = SMALLEST_BLOCK,
     ) -> None:  # fmt: skip
         if len(features.shape) != 2:
             raise ShapeError(f"A stream takes features (n, d), got {features.shape}.")
         self.shape: tuple[int, int] = (int(features.shape[0]), int(features.shape[1]))
         self.dtype = np.dtype(features.dtype)
         self.ndim = 2
-        self._features, self._slab, self._send, self._smallest = features, slab, send, smallest
+        self._features, self._smallest = features, smallest
+        self._slab, self._send = slab or cuda().slab, send or cuda().upload
         self._slabs: list[Slab] = []
         self._holds: list[tuple[int, int] | None] = [None, None]
         self._filling: list[Future[None] | None] = [None, None]
