@@ -15,10 +15,12 @@ from grobust.device._cuda import cuda
 from grobust.errors import ShapeError
 from grobust.typing import Array
 
-__all__ = ["DeviceStream", "Slab"]
+__all__ = ["DeviceStream", "Slab", "free_bytes", "on_device"]
 
 # Fewer rows than this are not a block of a pass, and go by themselves.
 SMALLEST_BLOCK = 1024
+# Of a block of rows that go to the device to stay: large enough for the bus, small enough for pinned memory.
+BLOCK_BYTES = 64 << 20
 
 
 @runtime_checkable
@@ -138,3 +140,20 @@ class DeviceStream:
         self._slabs = []
         self._slabs = [self._slab(rows, self.shape[1], self.dtype) for _ in range(2)]
         self._holds, self._capacity = [None, None], rows
+
+
+def on_device(features: Any) -> Array:
+    """All rows (n, d) on the current CUDA device in their own dtype, sent through pinned memory block by block."""
+    n, d = features.shape
+    stream = DeviceStream(features)
+    out = cuda().xp.empty((n, d), dtype=stream.dtype)
+    rows = max(SMALLEST_BLOCK, BLOCK_BYTES // max(d * stream.dtype.itemsize, 1))
+    for start in range(0, n, rows):
+        stop = min(start + rows, n)
+        out[start:stop] = stream[start:stop]
+    return out
+
+
+def free_bytes() -> int:
+    """Memory that an array on the current CUDA device may take now."""
+    return cuda().free_bytes()

@@ -152,7 +152,7 @@ def run_probe(config: ProbeConfig, *, on_progress: Callable[[int, int], None] | 
     device = resolve_device(config.device)
     with FeatureStore(config.store) as store:
         provenance = store.provenance
-        parts = open_parts(store, device)
+        parts = open_parts(store, device, work_bytes=config.max_bytes)
         _check_choice(config, parts.val)
         cells = balanced(config, parts.train.groups)
         weights, which = _distinct(cell.sample.expected_weights() for cell in cells)
@@ -175,7 +175,7 @@ def run_probe(config: ProbeConfig, *, on_progress: Callable[[int, int], None] | 
         provenance=provenance,
         ledger=ledger_of(config, selects=size > 1),
         runs=runs,
-        notes=_notes(config, cells, which, parts.train.groups),
+        notes=(*_notes(config, cells, which, parts.train.groups), *_device_notes(config, parts)),
         device=device,
     )
     return _written(report, cells, parts.train.groups)
@@ -278,6 +278,13 @@ def _notes(config: ProbeConfig, cells: tuple[Cell, ...], which: list[int], train
     if repeated and len(config.seeds) > 1:
         notes.append(f"nothing is random in {', '.join(repeated)} at the optimum: its seeds give one head")
     return tuple(notes)
+
+
+def _device_notes(config: ProbeConfig, parts: Parts) -> tuple[str, ...]:
+    if not parts.note:
+        return ()
+    on_host = "l1: the device multiplies the features; coordinate descent on the weights runs on the host"
+    return (parts.note,) if config.penalty is Penalty.L2 else (parts.note, on_host)
 
 
 def _written(report: ProbeReport, cells: tuple[Cell, ...], train: Groups) -> ProbeReport:

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grobust.arrays import DeviceName, to_device
+from grobust.arrays import DeviceName
 from grobust.balancing import BalancedSample, make_balancer
 from grobust.errors import DataError
 from grobust.experiments.config import ProbeConfig, TrajectoryConfig, plain
 from grobust.experiments.environment import library_versions
+from grobust.experiments.placement import place
 from grobust.experiments.records import LabelLedger, Record
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
@@ -23,7 +24,7 @@ __all__ = ["Cell", "Part", "Parts", "balanced", "best", "ledger_of", "open_parts
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One split: features (m, d) read when they are sliced, or a copy on the device, and groups on the host."""
+    """One split: features (m, d) where `place` has put them, and groups on the host."""
 
     features: Any
     groups: Groups
@@ -31,11 +32,12 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The three splits of a store, which must stay open meanwhile."""
+    """The three splits of a store, which must stay open meanwhile, and what was asked of the device."""
 
     train: Part
     val: Part
     test: Part
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,30 +54,32 @@ class Cell:
         return f"{self.method}/seed{self.seed}"
 
 
-def open_parts(store: FeatureStore, device: DeviceName) -> Parts:
-    """Training, validation and test split.
+def open_parts(
+    store: FeatureStore, device: DeviceName, *, work_bytes: int, resident: tuple[str, ...] = ()
+) -> Parts:  # fmt: skip
+    """Training, validation and test split, placed as `place` decides.
 
     Raises
     ------
     DataError
         If there are no training rows, no test rows, or fewer than two classes.
+    DeviceError
+        If one of `resident` does not fit on the device.
     """
-    train, val, test = (_part(store, split, device) for split in (Split.TRAIN, Split.VAL, Split.TEST))
-    if len(train.groups) == 0:
+    groups = {split: store.groups.take(store.rows(split)) for split in Split}
+    train = groups[Split.TRAIN]
+    if len(train) == 0:
         raise DataError(f"{store.path} has no training rows; a probe needs some.")
-    if len(test.groups) == 0:
+    if len(groups[Split.TEST]) == 0:
         raise DataError(f"{store.path} has no test rows; there is nothing to report on.")
-    if train.groups.n_classes < 2:
-        names = ", ".join(train.groups.class_names)
+    if train.n_classes < 2:
+        names = ", ".join(train.class_names)
         raise DataError(f"{store.path} has one class ({names}); a probe needs at least two.")
-    return Parts(train, val, test)
-
-
-def _part(store: FeatureStore, split: Split, device: DeviceName) -> Part:
-    if device == "cpu":
-        return Part(store.view(split), store.groups.take(store.rows(split)))
-    features, groups = store.load(split)
-    return Part(to_device(features, device), groups)
+    order = (Split.TRAIN, Split.VAL, Split.TEST)
+    views = {split.name.lower(): store.view(split) for split in order}
+    placed = place(views, device, work_bytes=work_bytes, resident=resident)
+    train_part, val, test = (Part(placed.features[split.name.lower()], groups[split]) for split in order)
+    return Parts(train_part, val, test, placed.note)
 
 
 def balanced(config: ProbeConfig | TrajectoryConfig, train: Groups) -> tuple[Cell, ...]:

@@ -28,6 +28,9 @@ from grobust.settings import BalanceMethod, Match
 
 __all__ = ["TrajectoryReport", "TrajectoryRun", "run_trajectories"]
 
+# Logits of a block in evaluation, minibatches and weights on a device.
+WORK_BYTES = 1 << 30
+
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryRun:
@@ -148,12 +151,12 @@ def run_trajectories(
     ConfigError
         If a setting is out of range.
     DeviceError
-        If ``cuda`` is asked for and there is no GPU.
+        If ``cuda`` is asked for and there is no GPU, or the training rows do not fit into its memory.
     """
     device = resolve_device(config.device)
     with FeatureStore(config.store) as store:
         provenance = store.provenance
-        parts = open_parts(store, device)
+        parts = open_parts(store, device, work_bytes=WORK_BYTES, resident=("train",))
         cells = balanced(config, parts.train.groups)
         heads = [
             TrainHead(cell.sample, learning_rate=config.learning_rate, weight_decay=config.weight_decay, name=cell.name)
@@ -212,6 +215,8 @@ def _notes(config: TrajectoryConfig, parts: Parts) -> tuple[str, ...]:
         notes = ["equal steps: every head takes as many steps per epoch as all training rows would"]
     if len(parts.val.groups) == 0:
         notes.append("there are no validation rows, so only the last epoch is reported")
+    if parts.note:
+        notes.append(parts.note)
     return tuple(notes)
 
 
