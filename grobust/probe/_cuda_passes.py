@@ -45,7 +45,9 @@ class CudaPasses:
         self._device, self._operand, self._columns, self._block = device, Operand(device, design), columns, rows
         self._n, self._d = design.features.shape
         self._labels = labels.astype(np.uint16)
-        self._codes, self._dense = xp.asarray(weights.codes), xp.asarray(weights.dense, dtype=np.float32)
+        # Kernels go from row to row by n: a table restricted to some rows may lie in memory column by column.
+        self._codes = xp.asarray(np.ascontiguousarray(weights.codes))
+        self._dense = xp.asarray(np.ascontiguousarray(weights.dense, dtype=np.float32))
         self._values = xp.asarray(weights.values, dtype=np.float32)
         self._coded = weights.values.shape[0]
         heads = weights.weighting.size

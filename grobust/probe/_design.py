@@ -18,7 +18,7 @@ from grobust.probe._cuda_moments import mean_and_scale
 from grobust.threads import Threads
 from grobust.typing import Array
 
-__all__ = ["DEVICE_BLOCK", "HOST_BLOCK", "LARGEST_OFFSET", "Design", "design"]
+__all__ = ["DEVICE_BLOCK", "HOST_BLOCK", "LARGEST_OFFSET", "SMALL", "Design", "design"]
 
 # Rows of a block: with the work arrays of its heads it stays in a core's cache.
 HOST_BLOCK, DEVICE_BLOCK = 512, 32_768

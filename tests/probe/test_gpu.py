@@ -159,6 +159,21 @@ def test_sparse_heads_equal_the_hosts(gpu: Gpu, k: int) -> None:
         same(gpu, fit_probes(gpu.put(x), y, heads, n_classes=k, max_bytes=budget), expected, x)
 
 
+@pytest.mark.parametrize("n", [120, 290])
+def test_subsets_of_fewer_rows_than_features_equal_the_hosts(gpu: Gpu, n: int) -> None:
+    """The n × n form, and beside it a head on all rows."""
+    x, y = problem(1300, 500, 2)
+    rng = np.random.default_rng(n)
+    masks = np.zeros((3, y.size))
+    for mask in masks:
+        mask[rng.choice(y.size, n, replace=False)] = 1
+    heads = [Head(weights=mask, l2=l2) for mask in masks for l2 in (1e-3, 1e-1)] + [Head(l2=1e-2)]
+    expected = fit_probes(x, y, heads, n_classes=2)
+    same(gpu, fit_probes(gpu.put(x), gpu.put(y), heads, n_classes=2), expected, x)
+    # Streamed, the rows of a subset are gathered on the host and sent.
+    same(gpu, fit_probes(gpu.stream(x), y, heads[:2], n_classes=2), expected[:2], x)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_streams_equal_features_on_the_device(gpu: Gpu, tmp_path: Path, dtype: type) -> None:
     n = 60_000 // gpu.shrink
