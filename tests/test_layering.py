@@ -23,9 +23,9 @@ ROWS = (
 )  # fmt: skip
 DOORS = {
     "h5py": {"features._hdf5"},
-    "cupy": {"arrays", "device._cuda", "spectrum._eigen"},
+    "cupy": {"arrays", "device._cuda"},
     "cupy_backends": {"device._cuda"},
-    "cupyx": {"device._cuda", "spectrum._eigen"},
+    "cupyx": {"device._cuda"},
     "torch": {"data", "models", "features._batches", "features.extract", "experiments.extract"},
     "llvmlite": {"probe._numba", "probe._numba_products"},
     "numba": {"probe._numba", "probe._numba_l1", "probe._numba_products"},

@@ -8,7 +8,7 @@ from grobust.data.synthetic import gaussian_groups
 from grobust.errors import ConfigError, ShapeError
 from grobust.groups import Groups
 from grobust.spectrum import Route, Spectra, group_spectra, stream_spectra
-from grobust.spectrum._eigen import largest_eigenvalues
+from grobust.spectrum._eigen import largest_eigenvalues, largest_of_each
 
 
 def reference(x: np.ndarray) -> np.ndarray:
@@ -120,6 +120,39 @@ def test_lanczos_equals_the_full_solver() -> None:
     assert (few.bounds < 1e-9 * few.values[0]).all()
     zeros = largest_eigenvalues(np.zeros((300, 300)), 3)
     assert (zeros.values == 0).all()
+
+
+def test_several_matrices_side_by_side() -> None:
+    """On an array namespace that is not NumPy's: sizes mixed, few eigenvalues and all, ranks that end the iteration."""
+    rng = np.random.default_rng(0)
+    made = []
+    for m, rank in ((300, 300), (300, 300), (60, 60), (60, 60), (300, 4), (300, 0)):
+        rows = rng.standard_normal((rank, m)) * np.arange(1, m + 1) ** -0.6
+        made.append(rows.T @ rows)
+    repeated = np.zeros((300, 300))
+    repeated[:9, :9] = np.eye(9)
+    made.append(repeated)
+    strict = [array_api_strict.asarray(matrix) for matrix in made]
+    for complete in (False, True):
+        for matrix, found in zip(made, largest_of_each(strict, 5, complete=complete), strict=True):
+            exact = np.maximum(np.linalg.eigvalsh(matrix)[::-1], 0)
+            assert found.complete or not complete
+            np.testing.assert_allclose(found.values[:5], exact[:5], rtol=1e-11, atol=1e-12 * exact[0])
+            nearest = np.abs(found.values[:5, None] - exact[None, :]).min(axis=1)
+            assert (nearest <= found.bounds[:5] + 1e-13 * exact[0]).all()
+    few = largest_of_each(strict[:1], 5)[0]
+    assert (few.complete, few.values.size) == (False, 5)
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 600_000])
+def test_classes_and_groups_side_by_side_or_in_turn(memory: int) -> None:
+    x, groups = rotated((400, 200, 156, 284), 150, offset=3.0)
+    blocks = [(array_api_strict.asarray(x), np.arange(len(x)))]
+    settings = {"groups": groups, "dim": 150, "rank": 5, "route": Route.MOMENTS}
+    by_group, by_class = stream_spectra(blocks, **settings, memory_bytes=memory)
+    for spectra, cells in ((by_group, groups.ids), (by_class, groups.labels)):
+        assert set(spectra.routes) == {Route.MOMENTS}
+        assert worst(spectra, x, cells, 5) < 1e-6
 
 
 def test_shared_code_keeps_to_the_array_api() -> None:
