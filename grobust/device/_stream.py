@@ -4,7 +4,7 @@ Passes go over the rows from the first block to the last, and again: so the bloc
 known, and after the last comes the first. A thread copies it into pinned memory and starts its transfer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +19,7 @@ __all__ = ["DeviceStream", "Slab", "free_bytes", "on_device"]
 
 # Fewer rows than this are not a block of a pass, and go by themselves.
 SMALLEST_BLOCK = 1024
-# Of a block of rows that go to the device to stay: large enough for the bus, small enough for pinned memory.
+# Of a block of rows, where nothing else decides: large enough for the bus, small enough for pinned memory.
 BLOCK_BYTES = 64 << 20
 
 
@@ -141,15 +141,18 @@ class DeviceStream:
         self._slabs = [self._slab(rows, self.shape[1], self.dtype) for _ in range(2)]
         self._holds, self._capacity = [None, None], rows
 
+    def stretches(self) -> Iterator[tuple[int, int]]:
+        """First row and row after the last of blocks that are worth a transfer each, in order."""
+        n, d = self.shape
+        rows = max(self._smallest, BLOCK_BYTES // max(d * self.dtype.itemsize, 1))
+        return ((start, min(start + rows, n)) for start in range(0, n, rows))
+
 
 def on_device(features: Any) -> Array:
     """All rows (n, d) on the current CUDA device in their own dtype, sent through pinned memory block by block."""
-    n, d = features.shape
     stream = DeviceStream(features)
-    out = cuda().xp.empty((n, d), dtype=stream.dtype)
-    rows = max(SMALLEST_BLOCK, BLOCK_BYTES // max(d * stream.dtype.itemsize, 1))
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
+    out = cuda().xp.empty(stream.shape, dtype=stream.dtype)
+    for start, stop in stream.stretches():
         out[start:stop] = stream[start:stop]
     return out
 

@@ -16,10 +16,11 @@ from grobust.arrays import on_cuda
 from grobust.data.synthetic import gaussian_groups
 from grobust.device import DeviceStream
 from grobust.errors import DeviceError
-from grobust.experiments.config import PredictConfig, ProbeConfig, TrajectoryConfig
+from grobust.experiments.config import PredictConfig, ProbeConfig, SpectrumConfig, TrajectoryConfig
 from grobust.experiments.placement import place
 from grobust.experiments.predict import run_predict
 from grobust.experiments.probe import run_probe
+from grobust.experiments.spectrum import run_spectrum
 from grobust.experiments.trajectory import run_trajectories
 from grobust.features.parts import PartsWriter, StorePlan
 from grobust.features.store import FeatureStore
@@ -149,3 +150,30 @@ def test_what_fits_into_two_blocks_is_moved_once(store: Path, cuda: FakeCuda, mo
     report = run_probe(ProbeConfig(store=store, seeds=(1,), l2=(1e-2,), max_bytes=BUDGET // 4, device="cuda"))
     assert report.runs[0].fit.n_iter > 3
     assert sum(fills) == 2 * rows["train"] + rows["test"]
+
+
+@pytest.mark.parametrize("memory", [1 << 40, 0])
+def test_spectra_equal_the_hosts(store: Path, cuda: FakeCuda, tmp_path: Path, memory: int) -> None:
+    config = SpectrumConfig(store=store, top=5, null=20, interval=20, permutations=10, diagnostics=3, records=None)
+    expected = run_spectrum(config)
+    cuda.memory = memory
+    found = run_spectrum(replace(config, device="cuda"))
+    assert found.device == "cuda"
+    assert any("stream from the store" in note for note in found.notes) == (memory == 0)
+    for a, b in ((found.by_group, expected.by_group), (found.by_class, expected.by_class)):
+        assert a.routes == b.routes
+        np.testing.assert_allclose(a.eigenvalues, b.eigenvalues, rtol=1e-6)
+        np.testing.assert_allclose(a.trace, b.trace, rtol=1e-6)
+    for one, other in zip(found.inferences, expected.inferences, strict=True):
+        np.testing.assert_allclose(one.null, other.null, rtol=1e-5)
+        np.testing.assert_allclose(one.permutation, other.permutation, rtol=1e-5)
+        assert (one.low, one.high) == (pytest.approx(other.low, rel=1e-5), pytest.approx(other.high, rel=1e-5))
+    values = [[each.value for each in report.diagnostics] for report in (found, expected)]
+    np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6)
+
+
+def test_spectra_of_the_rows_that_a_method_keeps_equal_the_hosts(store: Path, cuda: FakeCuda) -> None:
+    config = SpectrumConfig(store=store, top=3, null=0, diagnostics=None, balance=BalanceMethod.SUBSETTING)
+    found, expected = run_spectrum(replace(config, device="cuda")), run_spectrum(config)
+    np.testing.assert_array_equal(found.groups.counts, expected.groups.counts)
+    np.testing.assert_allclose(found.by_group.eigenvalues, expected.by_group.eigenvalues, rtol=1e-6)
