@@ -15,8 +15,8 @@ from grobust.arrays import resolve_device, to_device, to_numpy
 from grobust.balancing import BalanceSummary, balance_summary
 from grobust.errors import DataError
 from grobust.experiments.config import ProbeConfig
-from grobust.experiments.records import LabelLedger, append_records
-from grobust.experiments.splits import Cell, Part, Parts, balanced, best, ledger_of, open_parts, record_of, score_of
+from grobust.experiments.records import LabelLedger
+from grobust.experiments.splits import Cell, Part, Parts, balanced, best, ledger_of, open_parts, recorded, score_of
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups
@@ -290,15 +290,7 @@ def _device_notes(config: ProbeConfig, parts: Parts) -> tuple[str, ...]:
 def _written(report: ProbeReport, cells: tuple[Cell, ...], train: Groups) -> ProbeReport:
     """Append records, save heads and draw, where asked for."""
     config = report.config
-    records = [
-        record_of(
-            "probe", config, provenance=report.provenance, ledger=report.ledger, device=report.device, seed=run.seed,
-            results=run.as_dict(),
-        )
-        for run in report.runs
-    ]  # fmt: skip
-    if config.records is not None:
-        append_records(config.records, records)
+    records = recorded("probe", report)
     if config.save is not None:
         save_heads(_heads(report, cells, train), config.save)
     if config.figures is None:

@@ -1,7 +1,8 @@
 """What experiments on a store's splits have in common: opening and checking them, balancing, choosing, recording."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,14 @@ from grobust.errors import DataError
 from grobust.experiments.config import ProbeConfig, TrajectoryConfig, plain
 from grobust.experiments.environment import library_versions
 from grobust.experiments.placement import place
-from grobust.experiments.records import LabelLedger, Record
+from grobust.experiments.records import LabelLedger, Record, append_records
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups, Split
 from grobust.metrics import GroupMetrics
 from grobust.settings import BalanceBy, BalanceMethod, SelectBy
 
-__all__ = ["Cell", "Part", "Parts", "balanced", "best", "ledger_of", "open_parts", "record_of", "score_of"]
+__all__ = ["Cell", "Part", "Parts", "balanced", "best", "ledger_of", "open_parts", "recorded", "score_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,18 +114,36 @@ def ledger_of(config: ProbeConfig | TrajectoryConfig, *, selects: bool) -> Label
     )
 
 
-def record_of(
-    command: str,
-    config: ProbeConfig | TrajectoryConfig,
-    *,
-    provenance: Provenance,
-    ledger: LabelLedger,
-    device: str,
-    seed: int,
-    results: dict[str, Any],
-) -> Record:
-    """One method and seed as a record."""
-    return Record(
-        command=command, config=plain(config), provenance=asdict(provenance), versions=library_versions(),
-        device=device, seed=seed, label_ledger=asdict(ledger), results=results,
-    )  # fmt: skip
+class _Run(Protocol):
+    @property
+    def seed(self) -> int: ...
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+class _Report(Protocol):
+    @property
+    def config(self) -> ProbeConfig | TrajectoryConfig: ...
+    @property
+    def provenance(self) -> Provenance: ...
+    @property
+    def ledger(self) -> LabelLedger: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def runs(self) -> Sequence[_Run]: ...
+
+
+def recorded(command: str, report: _Report) -> list[Record]:
+    """A record per method and seed of a report, appended to the config's file where it names one."""
+    records = [
+        Record(
+            command=command, config=plain(report.config), provenance=asdict(report.provenance),
+            versions=library_versions(), device=report.device, seed=run.seed, label_ledger=asdict(report.ledger),
+            results=run.as_dict(),
+        )
+        for run in report.runs
+    ]  # fmt: skip
+    if report.config.records is not None:
+        append_records(report.config.records, records)
+    return records

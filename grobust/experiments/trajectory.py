@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from grobust.arrays import resolve_device
 from grobust.balancing import BalanceSummary, balance_summary
 from grobust.experiments.config import TrajectoryConfig
-from grobust.experiments.records import LabelLedger, append_records
-from grobust.experiments.splits import Cell, Parts, balanced, best, ledger_of, open_parts, record_of, score_of
+from grobust.experiments.records import LabelLedger
+from grobust.experiments.splits import Cell, Parts, balanced, best, ledger_of, open_parts, recorded, score_of
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups
@@ -225,17 +225,7 @@ def _written(
 ) -> TrajectoryReport:  # fmt: skip
     """Append records, save heads and draw, where asked for."""
     config = report.config
-    if config.records is not None:
-        append_records(
-            config.records,
-            [
-                record_of(
-                    "trajectory", config, provenance=report.provenance, ledger=report.ledger, device=report.device,
-                    seed=run.seed, results=run.as_dict(),
-                )
-                for run in report.runs
-            ],
-        )  # fmt: skip
+    recorded("trajectory", report)
     if config.save is not None:
         save_heads(_heads(report, cells, found, train), config.save)
     if config.figures is None:

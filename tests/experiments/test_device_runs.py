@@ -1,6 +1,6 @@
 """Runs on a device against the same runs on the host: features that fit, features that stream, and too little memory.
 
-The device is the CUDA sources run on the CPU, with as much memory as a test gives it.
+Without a GPU the device is the CUDA sources run on the CPU. It has as much memory as a test gives it.
 """
 
 from dataclasses import replace
@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cupy import FakeCuda, FakeSlab, pretend
+from fake_cupy import pretend
 from helpers import make_plan
 
 from grobust.arrays import on_cuda
 from grobust.data.synthetic import gaussian_groups
-from grobust.device import DeviceStream
+from grobust.device import DeviceStream, _cuda
 from grobust.errors import DeviceError
 from grobust.experiments.config import PredictConfig, ProbeConfig, SpectrumConfig, TrajectoryConfig
 from grobust.experiments.placement import place
@@ -47,9 +47,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return writer.finish()
 
 
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch, shim_folder: Path) -> FakeCuda:
-    return pretend(monkeypatch, shim_folder)
+@pytest.fixture(params=["shim", pytest.param("cuda", marks=pytest.mark.gpu)])
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The door to the device, whose free memory is what a test says."""
+    if request.param == "shim":
+        return pretend(monkeypatch, request.getfixturevalue("shim_folder"))
+    door = _cuda.cuda()
+    monkeypatch.setattr(door, "memory", 1 << 40, raising=False)
+    monkeypatch.setattr(door, "free_bytes", lambda: door.memory)
+    return door
 
 
 def sizes(store: Path) -> dict[str, int]:
@@ -62,7 +68,7 @@ def close(a: GroupMetrics, b: GroupMetrics) -> None:
     assert np.abs(a.correct - b.correct).max() <= 1
 
 
-def test_features_go_where_they_fit(store: Path, cuda: FakeCuda) -> None:
+def test_features_go_where_they_fit(store: Path, cuda: Any) -> None:
     bytes_of = sizes(store)
     with FeatureStore(store) as opened:
         views = {split.name.lower(): opened.view(split) for split in (Split.TRAIN, Split.VAL, Split.TEST)}
@@ -90,7 +96,7 @@ def test_features_go_where_they_fit(store: Path, cuda: FakeCuda) -> None:
 @pytest.mark.parametrize("memory", [1 << 30, 0])
 @pytest.mark.parametrize("penalty", [Penalty.L2, Penalty.L1])
 def test_probes_equal_the_hosts(
-    store: Path, cuda: FakeCuda, tmp_path: Path, memory: int, penalty: Penalty, monkeypatch: pytest.MonkeyPatch
+    store: Path, cuda: Any, tmp_path: Path, memory: int, penalty: Penalty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dtypes: list[Any] = []
     make = cuda.slab
@@ -125,7 +131,7 @@ def test_probes_equal_the_hosts(
     assert [m.as_dict() for m in on_device.metrics] == [m.as_dict() for m in on_host.metrics]
 
 
-def test_trajectories_equal_the_hosts(store: Path, cuda: FakeCuda) -> None:
+def test_trajectories_equal_the_hosts(store: Path, cuda: Any) -> None:
     config = TrajectoryConfig(store=store, balance=(BalanceMethod.SUBSETTING,), seeds=(1,), sgd=SGD(epochs=2))
     expected = run_trajectories(config).runs[0]
     work = 1 << 30
@@ -140,11 +146,12 @@ def test_trajectories_equal_the_hosts(store: Path, cuda: FakeCuda) -> None:
         run_trajectories(replace(config, device="cuda"))
 
 
-def test_what_fits_into_two_blocks_is_moved_once(store: Path, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fits_into_two_blocks_is_moved_once(store: Path, cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many passes the solver makes: once for the moments, once for all passes, once to report."""
     fills: list[int] = []
-    fill = FakeSlab.fill
-    monkeypatch.setattr(FakeSlab, "fill", lambda self, rows: fills.append(len(rows)) or fill(self, rows))
+    slab = type(cuda.slab(1, 1, np.float16))
+    fill = slab.fill
+    monkeypatch.setattr(slab, "fill", lambda self, rows: fills.append(len(rows)) or fill(self, rows))
     cuda.memory = 0
     rows = {name: size // (2 * DIM) for name, size in sizes(store).items()}
     report = run_probe(ProbeConfig(store=store, seeds=(1,), l2=(1e-2,), max_bytes=BUDGET // 4, device="cuda"))
@@ -153,7 +160,7 @@ def test_what_fits_into_two_blocks_is_moved_once(store: Path, cuda: FakeCuda, mo
 
 
 @pytest.mark.parametrize("memory", [1 << 40, 0])
-def test_spectra_equal_the_hosts(store: Path, cuda: FakeCuda, tmp_path: Path, memory: int) -> None:
+def test_spectra_equal_the_hosts(store: Path, cuda: Any, tmp_path: Path, memory: int) -> None:
     config = SpectrumConfig(store=store, top=5, null=20, interval=20, permutations=10, diagnostics=3, records=None)
     expected = run_spectrum(config)
     cuda.memory = memory
@@ -172,7 +179,7 @@ def test_spectra_equal_the_hosts(store: Path, cuda: FakeCuda, tmp_path: Path, me
     np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6)
 
 
-def test_spectra_of_the_rows_that_a_method_keeps_equal_the_hosts(store: Path, cuda: FakeCuda) -> None:
+def test_spectra_of_the_rows_that_a_method_keeps_equal_the_hosts(store: Path, cuda: Any) -> None:
     config = SpectrumConfig(store=store, top=3, null=0, diagnostics=None, balance=BalanceMethod.SUBSETTING)
     found, expected = run_spectrum(replace(config, device="cuda")), run_spectrum(config)
     np.testing.assert_array_equal(found.groups.counts, expected.groups.counts)

@@ -1,5 +1,6 @@
 """Second moments on tensor cores: the shim's products, and an emulation that cuts sums off as tensor cores do."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from fake_cupy import XP, FakeArray, FakeCuda, plain, pretend
 from shim_device import columns_of
 
+from grobust.arrays import to_device
 from grobust.device._interface import Product
 from grobust.errors import ShapeError
 from grobust.groups import Groups
@@ -42,9 +44,7 @@ def tensor_core(product: Product) -> None:
 @pytest.fixture(params=["shim", pytest.param("cuda", marks=pytest.mark.gpu)])
 def put(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> object:
     if request.param == "cuda":
-        import cupy
-
-        return cupy.asarray
+        return partial(to_device, device="cuda")
     pretend(monkeypatch, request.getfixturevalue("shim_folder"))
     return XP.asarray
 

@@ -165,3 +165,31 @@ def test_shared_code_keeps_to_the_array_api() -> None:
         expected, _ = stream_spectra([(x, np.arange(len(x)))], groups=groups, dim=12, rank=5, route=route)
         np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, rtol=1e-6)
         np.testing.assert_allclose(found.trace, expected.trace, rtol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("route", [Route.MOMENTS, Route.GRAM, Route.KRYLOV])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_cupy_equals_numpy(dtype: type, route: Route, offset: float) -> None:
+    """Also large enough that float16 goes to tensor cores, which cut sums off."""
+    import cupy
+
+    x, groups = rotated((6000, 2500, 600, 3000), 600, offset=offset)
+    x = x.astype(dtype)
+    for spectra, there in zip(
+        *(stream_spectra([(rows, np.arange(len(x)))], groups=groups, dim=600, rank=10, route=route)
+          for rows in (x, cupy.asarray(x))), strict=True
+    ):  # fmt: skip
+        np.testing.assert_allclose(there.eigenvalues, spectra.eigenvalues, rtol=1e-5 if dtype == np.float16 else 1e-6)
+        np.testing.assert_allclose(there.trace, spectra.trace, rtol=1e-5 if dtype == np.float16 else 1e-6)
+
+
+@pytest.mark.gpu
+def test_lanczos_on_cupy() -> None:
+    import cupy
+
+    rng = np.random.default_rng(0)
+    made = [(rows.T @ rows) for rows in (rng.standard_normal((900, 300)) * np.arange(1, 301) ** -s for s in (0.5, 1))]
+    for matrix, found in zip(made, largest_of_each([cupy.asarray(m) for m in made], 20), strict=True):
+        np.testing.assert_allclose(found.values, np.linalg.eigvalsh(matrix)[::-1][:20], rtol=1e-10)
