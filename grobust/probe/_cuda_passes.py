@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grobust.arrays import to_numpy
 from grobust.device._interface import NULL, Device, square
 from grobust.probe._columns import MOST_ROW_BLOCKS, Fresh, Operand, padded
 from grobust.probe._cuda_moments import column_moments, reduce
@@ -59,6 +60,10 @@ class CudaPasses:
         shape = (heads, columns, padded(self._n))
         self._z, self._dz = xp.zeros(shape, dtype=np.float32), xp.zeros(shape, dtype=np.float32)
         self._step = xp.zeros(heads, dtype=np.float32)
+
+    @property
+    def weighting(self) -> NDArray[Any]:
+        return to_numpy(self._weighting)
 
     def advance(self, direction: Array) -> Evaluation:
         heads, columns, width = direction.shape

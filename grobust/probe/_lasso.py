@@ -26,7 +26,7 @@ from grobust.settings import LBFGS
 __all__ = ["LassoFit", "solve_lasso"]
 
 # Features that may join in a step: a share of those in use, and at least so many.
-JOIN_SHARE, JOIN_LEAST = 0.25, 32
+JOIN_SHARE, JOIN_LEAST = 0.25, 64
 # Relative gap below which second derivatives of an earlier step will do.
 CLOSE = 1e-4
 # Weights whose second derivatives are held together; beyond it classes take turns.

@@ -38,7 +38,11 @@ class Evaluation(NamedTuple):
 
 @runtime_checkable
 class Passes(Protocol):
-    """Logits z of K heads, and dz of a direction, for all rows."""
+    """Logits z of K heads, and dz of a direction, for all rows; both begin as zeros."""
+
+    @property
+    def weighting(self) -> NDArray[Any]:
+        """(K) the number of each head's weighting."""
 
     def advance(self, direction: Array) -> Evaluation:
         """Go to z + step · dz, take a new direction (K, c, d + 1), and evaluate at its end, with gradient."""
@@ -79,6 +83,10 @@ class HostPasses:
         shape = (weights.weighting.size, columns, labels.size)
         self._z, self._dz = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
         self._step = np.zeros(shape[0], dtype=np.float32)
+
+    @property
+    def weighting(self) -> NDArray[Any]:
+        return self._weights.weighting
 
     def advance(self, direction: NDArray[Any]) -> Evaluation:
         small, offset = self._design.fold(direction)
@@ -193,6 +201,10 @@ class ArrayPasses:
         self._z = self._xp.zeros(shape, dtype=design.compute)
         self._dz = self._xp.zeros(shape, dtype=design.compute)
         self._step = self._xp.zeros(shape[0], dtype=design.compute)
+
+    @property
+    def weighting(self) -> NDArray[Any]:
+        return self._weights.weighting
 
     def advance(self, direction: Array) -> Evaluation:
         xp, n = self._xp, self._labels.shape[0]

@@ -17,14 +17,14 @@ from grobust.arrays import array_namespace, on_cuda, to_numpy
 from grobust.device._cuda import cuda
 from grobust.probe import _cuda_solver
 from grobust.probe._design import Design
-from grobust.probe._passes import Passes
+from grobust.probe._passes import Evaluation, Passes
 from grobust.probe._precondition import Preconditioner, build, references
 from grobust.probe._purchase import Purchase, passes_to_come
 from grobust.settings import LBFGS
 from grobust.threads import Threads
 from grobust.typing import Array
 
-__all__ = ["Solution", "solve"]
+__all__ = ["Solution", "at_zero", "solve"]
 
 # Sufficient decrease and curvature of the line search (Nocedal & Wright, chapter 3).
 DECREASE, CURVATURE = 1e-4, 0.9
@@ -146,7 +146,7 @@ def _begin(passes: Passes, start: Array, l2: NDArray[Any]) -> tuple[_State, NDAr
     """The heads at their start, and gradient norms (K) at zero weights."""
     xp = array_namespace(start)
     n_heads = start.shape[0]
-    zero = passes.advance(xp.zeros_like(start))
+    zero = at_zero(passes)
     assert zero.gradient is not None
     w, g, none = xp.zeros_like(start), zero.gradient, np.zeros(n_heads, dtype=np.int64)
     state = _State(np.arange(n_heads), w, g, g, to_numpy(zero.loss), l2, none, np.full(n_heads, np.inf))
@@ -182,6 +182,15 @@ def _descent(state: _State) -> tuple[Array, NDArray[Any]]:
         direction = xp.where(xp.asarray(uphill)[:, None, None], -state.g, direction)
         slope = to_numpy(_dot(direction, state.g))
     return direction, slope
+
+
+def at_zero(passes: Passes) -> Evaluation:
+    """Evaluation of every head at z = 0, where heads of one weighting are alike: no product forward, and one head per
+    weighting in the product back."""
+    _, first, of = np.unique(passes.weighting, return_index=True, return_inverse=True)
+    found = passes.evaluate(first, np.zeros(first.size), gradient=True)
+    xp = array_namespace(found.loss)
+    return Evaluation(*(xp.take(part, xp.asarray(of), axis=0) for part in found))
 
 
 def _to_come(state: _State, at_first: NDArray[Any], rtol: float, iteration: int) -> float:

@@ -15,6 +15,7 @@ from grobust.probe._dual import reduced, restored, shrunk
 from grobust.probe._head import FitStatus, Head, Probe, ProbeFit
 from grobust.probe._lasso import solve_lasso
 from grobust.probe._newton import finish
+from grobust.probe._numba_l1 import transposed
 from grobust.probe._objective import columns_per_head, effective_l2
 from grobust.probe._rows import Rows
 from grobust.probe._solver import Solution, solve
@@ -166,7 +167,9 @@ class Task:
         kept = self.data.standardized(rows) if len(stretches) == 1 else None
         if isinstance(kept, np.ndarray):
             # A feature's values side by side.
-            kept = np.ascontiguousarray(kept.T).T
+            by_feature = np.empty(kept.shape[::-1], dtype=kept.dtype)
+            transposed(np.ascontiguousarray(kept), by_feature)
+            kept = by_feature.T
 
         def blocks() -> Iterator[Array]:
             if kept is not None:

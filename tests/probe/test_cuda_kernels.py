@@ -23,7 +23,7 @@ from grobust.probe._design import Design, design
 from grobust.probe._objective import effective_l2
 from grobust.probe._passes import ArrayPasses, Evaluation
 from grobust.probe._precondition import references, shared_inverse
-from grobust.probe._solver import _dot, _Pair, _State, _two_loop, solve
+from grobust.probe._solver import _dot, _Pair, _State, _two_loop, at_zero, solve
 from grobust.probe._train import _Draws, _Host, _initial
 from grobust.probe._weights import weight_table
 from grobust.settings import BalanceMethod, Optimizer, WeightNormalization
@@ -97,6 +97,7 @@ def test_passes_equal_the_general_code(
         passes = CudaPasses(device, moved(device, data), xp.asarray(y), table, columns, rows=rows)
         reference = ArrayPasses(wide, y, table, columns, 256)
         scale = 0.5 if k < 100 else 0.2
+        same(at_zero(passes), reference.advance(np.zeros((len(table.weighting), columns, 22))))
         for turn in range(2):
             w = rng.standard_normal((len(table.weighting), columns, 22)) * scale
             same(passes.advance(xp.asarray(w)), reference.advance(w))

@@ -16,6 +16,7 @@ from grobust.probe import LBFGS, FitStatus, Head, _numba_products, fit_path, fit
 from grobust.probe._design import design
 from grobust.probe._objective import losses
 from grobust.probe._passes import ArrayPasses, HostPasses
+from grobust.probe._solver import at_zero
 from grobust.probe._weights import weight_table
 from grobust.threads import threads
 
@@ -96,6 +97,11 @@ def test_passes_equal_the_plain_objective(dtype: type, k: int) -> None:
         if dtype is not np.float64:
             kinds.append(HostPasses(data, y, table, c, pool, 256))
         for passes in kinds:
+            # At zero heads of one weighting share their gradient, and no product with the features is needed.
+            zero, plainly = at_zero(passes), passes.advance(np.zeros_like(w))
+            np.testing.assert_allclose(zero.loss, plainly.loss, rtol=tolerance)
+            np.testing.assert_allclose(zero.gradient, plainly.gradient, atol=tolerance)
+            np.testing.assert_array_equal(zero.slope, 0)
             found = passes.advance(w)
             half = passes.evaluate(np.array([2, 0]), np.array([0.5, 0.25]), gradient=True)
             for got, head, at in [(found, 0, w[0]), (found, 1, w[1]), (half, 0, w[2] / 2), (half, 1, w[0] / 4)]:

@@ -212,3 +212,12 @@ def test_the_largest_strength_is_where_the_first_weight_appears(n: int, d: int, 
         above, below = (fit_probe(x, y, n_classes=k, weights=weighting, l1=s * found, l2=0.0) for s in (1.01, 0.95))
         assert not above.probe.weight.any()
         assert below.probe.weight.any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 16), (9, 33), (70, 5)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tiles_cover_a_transpose(shape: tuple[int, int], dtype: type) -> None:
+    rows = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    out = np.full(shape[::-1], np.nan, dtype)
+    _numba_l1.transposed(rows, out)
+    np.testing.assert_array_equal(out, rows.T)
