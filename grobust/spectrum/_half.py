@@ -22,7 +22,7 @@ from grobust.device._interface import Device, backward, outer, squares
 from grobust.spectrum._staging import Piece, require_finite, stage
 from grobust.typing import Array
 
-__all__ = ["HalfSums", "takes_halves"]
+__all__ = ["HalfRoom", "HalfSums", "takes_halves"]
 
 # Rows of a product, see above.
 PIECE_ROWS = 512
@@ -40,30 +40,44 @@ def takes_halves(source: Array, dtype: str) -> bool:
     return on_cuda(source) and dtype == "float32" and source.dtype == np.float16
 
 
+class HalfRoom:
+    """Work arrays that the sums of all groups share: what one group has started is done before the next begins.
+
+    Parameters
+    ----------
+    device : where the features are
+    dim : d
+    rows : most rows of one `HalfSums.add`
+    """
+
+    def __init__(self, device: Device, dim: int, *, rows: int) -> None:
+        xp, pieces = device.xp, -(-rows // PIECE_ROWS)
+        self.device = device
+        self.high, self.low = (xp.empty((pieces * PIECE_ROWS, dim), dtype=np.float16) for _ in range(2))
+        self.ones = xp.ones((1, pieces * PIECE_ROWS), dtype=np.float16)
+        together = max(1, min(pieces, PRODUCT_BYTES // (4 * dim * dim)))
+        self.parts = xp.empty((together, dim, dim), dtype=np.float32)
+
+
 class HalfSums:
     """Σ (x − shift) and Σ (x − shift)(x − shift)ᵀ over rows of one group.
 
     Parameters
     ----------
-    device : where the features are
+    room : work arrays
     shift : (d) float64, near the group's mean
     sample : (b, d) float64 rows of the group, for the scale of each feature
-    rows : most rows of one `add`
     """
 
-    def __init__(self, device: Device, shift: Array, sample: Array, *, rows: int) -> None:
-        xp, d = device.xp, shift.shape[0]
-        self._device, self._shift = device, shift
+    def __init__(self, room: HalfRoom, shift: Array, sample: Array) -> None:
+        xp, d = room.device.xp, shift.shape[0]
+        self._device, self._room, self._shift = room.device, room, shift
         self._coarse = shift.astype(np.float32)
         self._fine = (shift - self._coarse.astype(np.float64)).astype(np.float32)
         peak = xp.max(xp.abs(sample - shift[None, :]), axis=0)
         peak = xp.maximum(peak, SMALLEST_SHARE * xp.max(peak))
         peak = xp.where(peak > 0, peak, xp.ones_like(peak)) * HEADROOM
         self._scale = (2.0 ** -xp.ceil(xp.log2(peak))).astype(np.float32)
-        pieces = -(-rows // PIECE_ROWS)
-        self._high, self._low = (xp.empty((pieces * PIECE_ROWS, d), dtype=np.float16) for _ in range(2))
-        self._ones = xp.ones((1, pieces * PIECE_ROWS), dtype=np.float16)
-        self._parts = xp.empty((max(1, min(pieces, PRODUCT_BYTES // (4 * d * d))), d, d), dtype=np.float32)
         self._mixed = xp.zeros((d, d), dtype=np.float32)
         self._total, self._products = xp.zeros(d, dtype=np.float64), xp.zeros((d, d), dtype=np.float64)
 
@@ -81,17 +95,17 @@ class HalfSums:
             self._split(piece, fill)
             fill += len(piece)
         stop = -(-count // PIECE_ROWS) * PIECE_ROWS
-        high, low = self._high[:stop], self._low[:stop]
+        high, low = self._room.high[:stop], self._room.low[:stop]
         high[count:], low[count:] = 0, 0
         total = self._sum(high) + self._sum(low) / LOW
         if not bool(xp.all(xp.isfinite(total))):
             self._add_wide(pieces)
             return
         self._total += total
-        step = self._parts.shape[0] * PIECE_ROWS
+        step = self._room.parts.shape[0] * PIECE_ROWS
         for start in range(0, stop, step):
             rows = high[start : start + step]
-            parts = self._parts[: rows.shape[0] // PIECE_ROWS]
+            parts = self._room.parts[: rows.shape[0] // PIECE_ROWS]
             squares(self._device, rows, parts)
             self._products += xp.sum(parts, axis=0, dtype=np.float64)
         outer(self._device, high, low, self._mixed)
@@ -107,16 +121,16 @@ class HalfSums:
         return self._total * unscale, self._products
 
     def _split(self, piece: Piece, at: int) -> None:
-        xp, (_, d) = self._device.xp, self._high.shape
+        xp, (_, d) = self._device.xp, self._room.high.shape
         source = xp.ascontiguousarray(piece.source)
         self._device.launch(
             "split_rows", (-(-d // THREADS), min(len(piece), MOST_ROW_BLOCKS)), (THREADS,),
             (source, np.int32(source.dtype == np.float16), np.int64(d), xp.asarray(piece.rows), np.int64(len(piece)),
-             np.int32(d), self._coarse, self._fine, self._scale, self._high[at:], self._low[at:]),
+             np.int32(d), self._coarse, self._fine, self._scale, self._room.high[at:], self._room.low[at:]),
         )  # fmt: skip
 
     def _sum(self, rows: Array) -> Array:
-        parts = backward(self._device, self._ones[:, : rows.shape[0]], rows, PIECE_ROWS)
+        parts = backward(self._device, self._room.ones[:, : rows.shape[0]], rows, PIECE_ROWS)
         return self._device.xp.sum(parts, axis=0, dtype=np.float64)[0, :]
 
     def _add_wide(self, pieces: Sequence[Piece]) -> None:

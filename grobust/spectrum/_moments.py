@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace
 from grobust.device._cuda import cuda
-from grobust.spectrum._half import HalfSums, takes_halves
+from grobust.spectrum._half import HalfRoom, HalfSums, takes_halves
 from grobust.spectrum._staging import Piece, first_rows, require_finite, row_chunks, stage, working_dtype
 from grobust.threads import Threads
 from grobust.typing import Array
@@ -91,6 +91,7 @@ class MomentSums:
     _sums: dict[int, _Sums] = field(default_factory=dict)
     _work: list[tuple[int, list[Piece]]] = field(default_factory=list)
     _buffers: list[tuple[Array, Array]] = field(default_factory=list)
+    _room: HalfRoom | None = None
 
     def add(self, pieces: Sequence[tuple[int, Piece]], *, keep: bool) -> None:
         """Take in the (group, rows) of a block; `keep` says that the block stays as it is until `finish`."""
@@ -113,6 +114,7 @@ class MomentSums:
         self._pending.clear()
         self._form()
         self._buffers.clear()
+        self._room = None
         return {group: _centred(self._sums.pop(group)) for group in sorted(self._sums)}
 
     def _give_out(self, group: int, pieces: list[Piece]) -> None:
@@ -122,7 +124,8 @@ class MomentSums:
             xp = array_namespace(sample)
             shift = xp.mean(sample, axis=0)
             if takes_halves(pieces[0].source, dtype):
-                on_cores = HalfSums(cuda(), shift, sample, rows=PRODUCT_ROWS)
+                self._room = self._room or HalfRoom(cuda(), self.dim, rows=PRODUCT_ROWS)
+                on_cores = HalfSums(self._room, shift, sample)
                 self._sums[group] = _Sums(shift, None, None, dtype, half=on_cores)
             else:
                 zero = xp.zeros(self.dim, dtype=xp.float64, device=sample.device)

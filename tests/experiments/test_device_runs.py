@@ -14,7 +14,7 @@ from helpers import make_plan
 
 from grobust.arrays import on_cuda
 from grobust.data.synthetic import gaussian_groups
-from grobust.device import DeviceStream, _cuda
+from grobust.device import DeviceStream, _cuda, _stream
 from grobust.errors import DeviceError
 from grobust.experiments.config import PredictConfig, ProbeConfig, SpectrumConfig, TrajectoryConfig
 from grobust.experiments.placement import place
@@ -160,7 +160,9 @@ def test_what_fits_into_two_blocks_is_moved_once(store: Path, cuda: Any, monkeyp
 
 
 @pytest.mark.parametrize("memory", [1 << 40, 0])
-def test_spectra_equal_the_hosts(store: Path, cuda: Any, tmp_path: Path, memory: int) -> None:
+def test_spectra_equal_the_hosts(store: Path, cuda: Any, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Three blocks of the training rows.
+    monkeypatch.setattr(_stream, "BLOCK_BYTES", 1 << 16)
     config = SpectrumConfig(store=store, top=5, null=20, interval=20, permutations=10, diagnostics=3, records=None)
     expected = run_spectrum(config)
     cuda.memory = memory

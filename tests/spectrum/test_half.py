@@ -13,7 +13,7 @@ from grobust.device._interface import Product
 from grobust.errors import ShapeError
 from grobust.groups import Groups
 from grobust.spectrum import _moments, stream_spectra
-from grobust.spectrum._half import HalfSums
+from grobust.spectrum._half import HalfRoom, HalfSums
 from grobust.spectrum._staging import Piece, first_rows
 
 # Rows that a tensor core multiplies before it adds to its float32 sum.
@@ -74,7 +74,7 @@ def sums_of(device: FakeCuda, x: np.ndarray, *, rows: int = 4096) -> np.ndarray:
     pieces = [Piece(there, np.arange(i, min(i + rows, len(x))), np.arange(len(x))) for i in range(0, len(x), rows)]
     sample = first_rows(pieces, 512)
     shift = XP.mean(sample, axis=0)
-    sums = HalfSums(device, shift, sample, rows=rows)
+    sums = HalfSums(HalfRoom(device, x.shape[1], rows=rows), shift, sample)
     for piece in pieces:
         sums.add([piece])
     total, products = (part.memory for part in sums.finish())
