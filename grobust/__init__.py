@@ -34,12 +34,18 @@ if TYPE_CHECKING:
     from grobust.features._schema import Provenance
     from grobust.features.extract import ExtractSettings, extract_features
     from grobust.features.store import FeatureStore
+    from grobust.finetune.run import FinetuneResult
+    from grobust.finetune.sampler import BalancedSampler
+    from grobust.finetune.settings import FinetuneSettings
     from grobust.groups import Groups, GroupScheme
     from grobust.heads import HeadInfo, Heads, load_heads, save_heads
+    from grobust.held_out import HeldOutHalf, held_out_half
+    from grobust.importing.importer import ImportSettings, import_features
     from grobust.metrics import GroupMetrics, group_metrics
     from grobust.models.backbones import load_backbone
     from grobust.probe import Head, Probe, ProbeFit, fit_probe, fit_probes
-    from grobust.settings import LBFGS, BalanceBy, BalanceMethod
+    from grobust.selection import Selector, ValidationArrays, fit_bias_proxy
+    from grobust.settings import LBFGS, BalanceBy, BalanceMethod, SelectBy
     from grobust.spectrum import (
         NormRatio,
         RatioInference,
@@ -67,12 +73,18 @@ _HOMES = {
     "grobust.features._schema": ("Provenance",),
     "grobust.features.extract": ("ExtractSettings", "extract_features"),
     "grobust.features.store": ("FeatureStore",),
+    "grobust.finetune.run": ("FinetuneResult",),
+    "grobust.finetune.sampler": ("BalancedSampler",),
+    "grobust.finetune.settings": ("FinetuneSettings",),
     "grobust.groups": ("GroupScheme", "Groups"),
     "grobust.heads": ("HeadInfo", "Heads", "load_heads", "save_heads"),
+    "grobust.importing.importer": ("ImportSettings", "import_features"),
+    "grobust.held_out": ("HeldOutHalf", "held_out_half"),
     "grobust.metrics": ("GroupMetrics", "group_metrics"),
     "grobust.models.backbones": ("load_backbone",),
     "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
-    "grobust.settings": ("LBFGS", "BalanceBy", "BalanceMethod"),
+    "grobust.selection": ("Selector", "ValidationArrays", "fit_bias_proxy"),
+    "grobust.settings": ("LBFGS", "BalanceBy", "BalanceMethod", "SelectBy"),
     "grobust.spectrum": (
         "NormRatio", "RatioInference", "Spectra", "class_spectra", "diagnose", "group_spectra", "norm_ratios",
         "ratio_inference",
@@ -86,8 +98,11 @@ __all__ = [
     "BalanceMethod",
     "BalanceSummary",
     "BalancedSample",
+    "BalancedSampler",
     "ExtractSettings",
     "FeatureStore",
+    "FinetuneResult",
+    "FinetuneSettings",
     "GrobustError",
     "GroupMetrics",
     "GroupRobustClassifier",
@@ -98,6 +113,8 @@ __all__ = [
     "Head",
     "HeadInfo",
     "Heads",
+    "HeldOutHalf",
+    "ImportSettings",
     "Mixture",
     "NoBalancing",
     "NormRatio",
@@ -105,21 +122,27 @@ __all__ = [
     "ProbeFit",
     "Provenance",
     "RatioInference",
+    "SelectBy",
+    "Selector",
     "Spectra",
     "Split",
     "StratifiedCellKFold",
     "Subsetting",
     "Upsampling",
     "Upweighting",
+    "ValidationArrays",
     "__version__",
     "balance_summary",
     "class_spectra",
     "diagnose",
     "extract_features",
+    "fit_bias_proxy",
     "fit_probe",
     "fit_probes",
     "group_metrics",
     "group_spectra",
+    "held_out_half",
+    "import_features",
     "load_backbone",
     "load_dataset",
     "load_heads",

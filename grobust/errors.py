@@ -10,8 +10,15 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeviceError",
+    "DiskSpaceError",
+    "DivergedError",
     "GrobustError",
     "GroupError",
+    "MirrorError",
+    "RunCorruptError",
+    "RunError",
+    "RunLockedError",
+    "RunMismatchError",
     "ShapeError",
     "StoreCorruptError",
     "StoreError",
@@ -41,12 +48,54 @@ class DataError(GrobustError, ValueError):
     """A data set, a file of it, or a value in it is missing or unreadable."""
 
 
+class DiskSpaceError(DataError):
+    """A disk has too little room for what was asked."""
+
+
+class MirrorError(DataError):
+    """One address does not deliver a file; others are tried.
+
+    Parameters
+    ----------
+    message : why
+    retry : whether the same address may work in a moment
+    wait_seconds : what the server asks to wait; None if it says nothing
+    status : of the HTTP answer, if there was one
+    """
+
+    def __init__(
+        self, message: str, *, retry: bool = False, wait_seconds: float | None = None, status: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.retry, self.wait_seconds, self.status = retry, wait_seconds, status
+
+
 class BackboneError(GrobustError, ValueError):
     """A backbone cannot be named, found or loaded."""
 
 
 class DeviceError(GrobustError, RuntimeError):
     """A device was asked for and is not there. grobust never falls back to another one silently."""
+
+
+class DivergedError(GrobustError, ArithmeticError):
+    """Training met a loss that is not finite."""
+
+
+class RunError(GrobustError, OSError):
+    """A finetuning run's folder or a checkpoint in it cannot be read or written."""
+
+
+class RunCorruptError(RunError):
+    """A checkpoint is damaged: it was cut short, or a checksum does not hold."""
+
+
+class RunMismatchError(RunError):
+    """A run's folder holds a run with other settings than those asked for."""
+
+
+class RunLockedError(RunError):
+    """Another process is training in this folder."""
 
 
 class StoreError(GrobustError, OSError):

@@ -25,7 +25,8 @@ def test_wheel_content(tmp_path: Path) -> None:
         f"grobust-{grobust.__version__}.dist-info",
     }
     assert "grobust/py.typed" in names
-    assert "grobust/features/FORMAT.md" in names
+    data_files = {"features/FORMAT.md", "data/published.toml", "data/fetch/mirrors.toml"}
+    assert {f"grobust/{name}" for name in data_files} <= set(names)
     assert {"grobust/device/cuda/common.cuh", *(f"grobust/device/cuda/{name}.cu" for name in KERNELS)} <= set(names)
 
 
