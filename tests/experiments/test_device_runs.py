@@ -27,7 +27,7 @@ from grobust.features.store import FeatureStore
 from grobust.groups import Split
 from grobust.metrics import GroupMetrics
 from grobust.probe import SGD
-from grobust.settings import BalanceMethod, Penalty
+from grobust.settings import BalanceMethod, Penalty, SelectBy
 
 DIM = 24
 BUDGET = 1 << 20
@@ -186,3 +186,13 @@ def test_spectra_of_the_rows_that_a_method_keeps_equal_the_hosts(store: Path, cu
     found, expected = run_spectrum(replace(config, device="cuda")), run_spectrum(config)
     np.testing.assert_array_equal(found.groups.counts, expected.groups.counts)
     np.testing.assert_allclose(found.by_group.eigenvalues, expected.by_group.eigenvalues, rtol=1e-6)
+
+
+@pytest.mark.parametrize("memory", [1 << 40, 0])
+def test_scores_of_the_bias_proxy_equal_the_hosts(store: Path, cuda: Any, memory: int) -> None:
+    config = ProbeConfig(store=store, seeds=(1,), l2=(1e-3, 1e-1), select=SelectBy.BIAS_UNSUPERVISED)
+    cuda.memory = memory
+    found, expected = run_probe(replace(config, device="cuda")), run_probe(config)
+    assert found.runs[0].l2 == expected.runs[0].l2
+    scores = [[c.score for c in report.runs[0].candidates] for report in (found, expected)]
+    np.testing.assert_allclose(*scores, atol=0.02)
