@@ -15,7 +15,7 @@ import torch
 from harness import Row, arguments, paired, report, seconds
 from numpy.typing import NDArray
 from torch_baselines import torch_heads, torch_trajectory
-from workloads import backbone_like, grid_weights
+from workloads import backbone_like, grid_weights, group_balanced_rows
 
 from grobust.arrays import array_namespace, to_device, to_numpy
 from grobust.balancing import make_balancer
@@ -40,15 +40,17 @@ def main() -> None:
         "grid 50,000 x 768, K = 128": lambda args: _grid(args, 50_000, 768, 128),
         "grid 162,770 x 768, K = 128": lambda args: _grid(args, 162_770, 768, 128),
         "1,281,167 x 2,048, 1,000 classes": _classes,
+        "subsets 532 x 2,048, K = 32": _subsets,
         "trajectories 4,795 x 2,048": _trajectories,
+        "grid 162,770 x 768, K = 32, streamed": _streamed,
         "product + fused stage against the copy rate": _rates,
     }
     for name, part in parts.items():
         if args.only not in name:
             continue
-        if args.device == "cpu" and (args.size == "full" or part is _rates):
+        if args.device == "cpu" and (args.size == "full" or part in (_rates, _streamed)):
             skipped[name] = NO_GPU
-        elif args.size == "tiny" and "162,770" in name:
+        elif args.size == "tiny" and part is not _streamed and "162,770" in name:
             skipped[name] = "the same as the grid above at this size"
         else:
             rows += part(args)
@@ -146,6 +148,61 @@ def _classes(args: argparse.Namespace) -> list[Row]:
                    pairs=3)]  # fmt: skip
 
 
+def _subsets(args: argparse.Namespace) -> list[Row]:
+    """Group-balanced subsets of fewer rows than features: each is solved in the n × n form."""
+    full = args.size == "full"
+    n, d, kept, count = (4795, 2048, 532, 32) if full else (400, 120, 40, 4)
+    work = backbone_like(n, d)
+    host = work.features
+    heads = []
+    for seed in range(count):
+        weights = np.zeros(n)
+        weights[group_balanced_rows(work.groups, kept, seed=seed)] = 1
+        heads.append(Head(weights=weights, l2=float(STRENGTHS[8 + seed % 8])))
+    features, labels = to_device(host, args.device), to_device(work.labels, args.device)
+
+    def ours() -> tuple[ProbeFit, ...]:
+        fits = fit_probes(features, labels, heads, n_classes=2, standardize=False)
+        _synchronize(args.device)
+        return fits
+
+    places = [0, count // 2, count - 1]
+    probes = ours()
+    worst = _excess(features, work.labels, [heads[i] for i in places], [probes[i].probe for i in places], 2)
+    assert worst <= EXACT, worst
+    sample = heads[:: max(1, count // 4)]
+    return [
+        paired(f"subsets {kept} x {d}, K = {count}", ours, "torch L-BFGS on all rows, one by one",
+               lambda: torch_heads(host, work.labels, sample, 2, args.device), scale=count / len(sample),
+               answer=f"excess {worst:.0e}", pairs=5 if full else 1)
+    ]  # fmt: skip
+
+
+def _streamed(args: argparse.Namespace) -> list[Row]:
+    """Features on the host that stream in every pass, against the same on the device."""
+    from grobust.device import DeviceStream
+
+    full = args.size == "full"
+    n, d, count = (162_770, 768, 32) if full else (20_000, 32, 4)
+    work = backbone_like(n, d)
+    host = work.features.astype(np.float16)
+    weights = grid_weights(work.groups, 2)
+    heads = [Head(weights=weights[i % 2], l2=float(STRENGTHS[i % STRENGTHS.size])) for i in range(count)]
+    there, labels, stream = to_device(host, args.device), to_device(work.labels, args.device), DeviceStream(host)
+
+    def solve(features: Any) -> tuple[ProbeFit, ...]:
+        fits = fit_probes(features, labels, heads, n_classes=2, standardize=False, max_bytes=64 << 20)
+        _synchronize(args.device)
+        return fits
+
+    off = max(abs(a.objective / b.objective - 1) for a, b in zip(solve(stream), solve(there), strict=True))
+    assert off <= 2 * EXACT, off
+    return [
+        paired(f"grid {n} x {d}, K = {count}, streamed", lambda: solve(stream), "the same on the device",
+               lambda: solve(there), answer=f"objectives within {off:.0e}", pairs=3)
+    ]  # fmt: skip
+
+
 def _trajectories(args: argparse.Namespace) -> list[Row]:
     """The paper's last-layer grid: five methods, three seeds, all groups after every epoch."""
     full = args.size == "full"
@@ -185,7 +242,7 @@ def _rates(args: argparse.Namespace) -> list[Row]:
     """One pass (product, fused stage, product back) against its bytes at the rate of a copy."""
     import cupy
 
-    from grobust.probe._cuda import cuda
+    from grobust.device._cuda import cuda
     from grobust.probe._cuda_passes import CudaPasses
     from grobust.probe._design import design
     from grobust.probe._weights import weight_table

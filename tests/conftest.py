@@ -1,6 +1,7 @@
 """Fixtures and options that the whole suite shares."""
 
 import os
+from pathlib import Path
 
 # No test may reach a model hub; set before any library reads it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -43,3 +44,9 @@ def tiny_groups(rng: np.random.Generator) -> Groups:
     return Groups.from_arrays(
         ids // 2, ids % 2, class_names=("neg", "neu", "pos"), attribute_names=("plain", "neg-word")
     )
+
+
+@pytest.fixture(scope="session")
+def shim_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the CUDA sources are compiled for the CPU, once."""
+    return tmp_path_factory.mktemp("shim")

@@ -3,14 +3,19 @@
 As CuPy does, they refuse to be mixed with NumPy arrays or turned into one silently, and reductions give arrays.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import array_api_compat
 import numpy as np
+import pytest
 from shim_device import ShimDevice
 
-from grobust.probe._device import Product
+from grobust.device import _cuda
+from grobust.device._interface import Product
 
 # What takes arrays of the host: a transfer, said aloud.
 TRANSFERS = {"asarray", "array"}
@@ -93,14 +98,17 @@ def through(function: Any, name: str) -> Any:
     def call(*args: Any, **settings: Any) -> Any:
         if name not in TRANSFERS or any(isinstance(arg, FakeArray) for arg in args):
             args = plain(args)
-        return wrapped(function(*args, **{key: plain(value) for key, value in settings.items()}))
+        with np.errstate(all="ignore"):
+            return wrapped(function(*args, **{key: plain(value) for key, value in settings.items()}))
 
     return call
 
 
 def _operator(name: str) -> Any:
     def operate(self: FakeArray, *others: Any) -> Any:
-        found = getattr(self.memory, name)(*plain(others))
+        # As on a GPU, arithmetic warns of nothing.
+        with np.errstate(all="ignore"):
+            found = getattr(self.memory, name)(*plain(others))
         if name.startswith("__i") and name not in ("__invert__",):
             self.memory = found
             return self
@@ -135,8 +143,8 @@ XP = _Namespace(np)
 class FakeCuda:
     """`ShimDevice` on fake arrays."""
 
-    def __init__(self, shim: ShimDevice) -> None:
-        self.xp, self.shared_bytes, self._shim = XP, shim.shared_bytes, shim
+    def __init__(self, shim: ShimDevice, *, memory: int = 1 << 40) -> None:
+        self.xp, self.shared_bytes, self._shim, self.memory = XP, shim.shared_bytes, shim, memory
 
     def launch(
         self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], *, shared: int = 0
@@ -145,6 +153,15 @@ class FakeCuda:
 
     def product(self, product: Product) -> None:
         self._shim.product(plain(product))
+
+    def slab(self, rows: int, d: int, dtype: Any) -> "FakeSlab":
+        return FakeSlab(rows, d, dtype)
+
+    def upload(self, rows: np.ndarray) -> "FakeArray":
+        return XP.asarray(rows)
+
+    def free_bytes(self) -> int:
+        return self.memory
 
     def inverses(self, matrices: Any, shifts: Sequence[float], ridge: float, tries: int) -> Any:
         return wrapped(self._shim.inverses(plain(matrices), shifts, ridge, tries))
@@ -164,3 +181,21 @@ class FakeSlab:
 
     def release(self) -> None:
         pass
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, folder: Path, **settings: Any) -> FakeCuda:
+    """Make this process believe that it has a GPU, which is `FakeCuda`, until the test ends."""
+    fake = FakeCuda(ShimDevice(folder), **settings)
+    is_cupy = array_api_compat.is_cupy_array
+    monkeypatch.setattr(array_api_compat, "is_cupy_array", lambda a: isinstance(a, FakeArray) or is_cupy(a))
+    monkeypatch.setitem(
+        sys.modules, "cupy",
+        SimpleNamespace(asarray=XP.asarray, ndarray=NoArray, cuda=SimpleNamespace(is_available=lambda: True)),
+    )  # fmt: skip
+    monkeypatch.setattr(_cuda, "Cuda", lambda: fake)
+    _cuda.cuda.cache_clear()
+    return fake
+
+
+class NoArray:
+    """What array-api-compat may ask for as CuPy's own array: nothing is one."""

@@ -1,6 +1,6 @@
 """A device that runs the CUDA sources on the CPU: kernels compiled by g++ behind a shim, products by NumPy.
 
-It stands in for `grobust.probe._cuda.Cuda`, with NumPy arrays as the device's.
+It stands in for `grobust.device._cuda.Cuda`, with NumPy arrays as the device's.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
-from grobust.probe._device import KERNELS, Product
+from grobust.device._interface import KERNELS, Product
 
 SHIM = Path(__file__).parent / "probe" / "cuda_shim" / "shim.hpp"
 PROBLEMS = {1: "a barrier that not every thread reaches", 2: "a deadlock", 3: "a write behind the shared memory"}
@@ -29,7 +29,7 @@ def compiled(folder: Path) -> ctypes.CDLL:
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++ to run the CUDA sources on the CPU")
-    sources = files("grobust.probe") / "cuda"
+    sources = files("grobust.device") / "cuda"
     lines = [f'#include "{SHIM}"', f'#include "{sources / "common.cuh"}"']
     for name, kernels in KERNELS.items():
         lines += [f'#include "{sources / name}.cu"', *(f"KERNEL({kernel})" for kernel in kernels)]
@@ -44,7 +44,7 @@ def compiled(folder: Path) -> ctypes.CDLL:
 def parameters(kernel: str) -> int:
     """Parameters of a kernel, counted in its source."""
     (name,) = (name for name, kernels in KERNELS.items() if kernel in kernels)
-    text = re.sub(r"//.*", "", (files("grobust.probe") / "cuda" / f"{name}.cu").read_text())
+    text = re.sub(r"//.*", "", (files("grobust.device") / "cuda" / f"{name}.cu").read_text())
     found = re.search(rf"__global__ void (?:__launch_bounds__\(.*?\) )?{kernel}\((.*?)\)\s*{{", text, re.DOTALL)
     assert found is not None
     return found.group(1).count(",") + 1

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = (
     ("errors", "typing", "ledger"),
     ("settings", "arrays", "threads", "interrupts", "features.widen"),
-    ("groups",),
+    ("device", "groups"),
     ("features._schema", "features._hdf5", "features._view", "features.store", "features.parts",
      "metrics", "balancing", "held_out", "spectrum"),
     ("probe",),
@@ -28,9 +28,9 @@ ROWS = (
 )  # fmt: skip
 DOORS = {
     "h5py": {"features._hdf5", "importing.hdf5_files"},
-    "cupy": {"arrays", "probe._cuda", "spectrum._eigen"},
-    "cupy_backends": {"probe._cuda"},
-    "cupyx": {"probe._cuda", "spectrum._eigen"},
+    "cupy": {"arrays", "device._cuda"},
+    "cupy_backends": {"device._cuda"},
+    "cupyx": {"device._cuda"},
     "torch": {
         "data",
         "models",

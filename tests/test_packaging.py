@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import grobust
-from grobust.probe._device import KERNELS
+from grobust.device._interface import KERNELS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -27,7 +27,7 @@ def test_wheel_content(tmp_path: Path) -> None:
     assert "grobust/py.typed" in names
     data_files = {"features/FORMAT.md", "data/published.toml", "data/fetch/mirrors.toml"}
     assert {f"grobust/{name}" for name in data_files} <= set(names)
-    assert {"grobust/probe/cuda/common.cuh", *(f"grobust/probe/cuda/{name}.cu" for name in KERNELS)} <= set(names)
+    assert {"grobust/device/cuda/common.cuh", *(f"grobust/device/cuda/{name}.cu" for name in KERNELS)} <= set(names)
 
 
 def test_version_is_one() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from grobust_cli._options import Json, Store
+from grobust_cli._options import Device, DeviceOption, Json, Store
 from grobust_cli._output import note, number, percent, show_json, show_table
 from grobust_cli._probe_tables import with_interval
 
@@ -29,6 +29,7 @@ def predict(
     force: Annotated[
         bool, typer.Option("--force", help="Predict though the heads were trained on features of another kind.")
     ] = False,
+    device: DeviceOption = Device.AUTO,
     json: Json = False,
 ) -> None:
     """Predict the rows of a feature store with saved heads, and report accuracy per group.
@@ -42,15 +43,23 @@ def predict(
 
     - `grobust predict other.h5 heads.safetensors --head mixture/seed1 --split val --json`
     """
+    from grobust.arrays import resolve_device
     from grobust.experiments.config import PredictConfig
     from grobust.experiments.predict import run_predict
 
-    report = run_predict(PredictConfig(store=store, heads=heads, head=head, split=split, out=out, force=force))
+    report = run_predict(
+        PredictConfig(
+            store=store, heads=heads, head=head, split=split, out=out, force=force, device=resolve_device(device)
+        )
+    )
     if json:
         show_json(report.as_dict())
         return
     show_predict(report)
-    note(*report.notes, f"{report.n} rows predicted" + (f"; predictions written to {out}" if out else ""))
+    note(
+        *report.notes,
+        f"{report.n} rows predicted on {report.device}" + (f"; predictions written to {out}" if out else ""),
+    )
 
 
 def show_predict(report: "PredictReport") -> None:

@@ -190,6 +190,7 @@ class PredictConfig:
     split : ``train``, ``val`` or ``test``
     out : ``.csv`` or ``.npz`` for the predictions; None for none
     force : predict although the features are of another kind than those that the heads were trained on
+    device : ``cpu`` or ``cuda``
     """
 
     store: Path
@@ -198,6 +199,7 @@ class PredictConfig:
     split: str = "test"
     out: Path | None = None
     force: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         _check_split(self.split)

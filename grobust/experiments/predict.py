@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from grobust.arrays import resolve_device
+from grobust.device import DeviceStream
 from grobust.errors import DataError, ShapeError, StoreMismatchError
 from grobust.experiments.config import PredictConfig
 from grobust.experiments.splits import reported
@@ -36,6 +38,7 @@ class PredictReport:
     metrics : of each head; empty where the store's classes are not the heads'
     n : rows predicted
     notes : what a reader must know
+    device : where logits were computed
     """
 
     config: PredictConfig
@@ -44,6 +47,7 @@ class PredictReport:
     metrics: tuple[GroupMetrics, ...]
     n: int
     notes: tuple[str, ...]
+    device: str
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able report."""
@@ -54,6 +58,7 @@ class PredictReport:
             "backbone": self.provenance.backbone,
             "split": self.config.split,
             "n": self.n,
+            "device": self.device,
             "heads": [
                 {**asdict(info), "metrics": found} for info, found in zip(self.infos, metrics, strict=True)
             ],
@@ -65,6 +70,8 @@ class PredictReport:
 def run_predict(config: PredictConfig) -> PredictReport:
     """Predict one split, block by block, with all heads or one; metrics by group where the classes are the same.
 
+    On a device rows stream through pinned memory: they are needed once, so nothing stays there.
+
     Raises
     ------
     StoreMismatchError
@@ -74,7 +81,10 @@ def run_predict(config: PredictConfig) -> PredictReport:
         If their dimension is another one, `force` or not.
     DataError
         If the heads cannot be read, or the split has no rows.
+    DeviceError
+        If ``cuda`` is asked for and there is no GPU.
     """
+    device = resolve_device(config.device)
     heads = load_heads(config.heads)
     chosen = range(len(heads)) if config.head is None else [heads.index(config.head)]
     with FeatureStore(config.store) as store:
@@ -87,7 +97,9 @@ def run_predict(config: PredictConfig) -> PredictReport:
         used = _Used(heads, tuple(chosen), [store.sample_ids[i] for i in rows.tolist()], groups, known)
         predictions = np.zeros((len(used.chosen), rows.size), dtype=np.int64)
         with _writer(config.out, used) as write:
-            for lo, logits in logits_by_block([heads.probe(i) for i in used.chosen], store.view(split)):
+            view = store.view(split)
+            features = view if device == "cpu" else DeviceStream(view)
+            for lo, logits in logits_by_block([heads.probe(i) for i in used.chosen], features):
                 predictions[:, lo : lo + len(logits)] = logits.argmax(axis=2).T
                 write(lo, logits)
         counts = store.groups.take(store.rows(Split.TRAIN)).counts
@@ -98,7 +110,7 @@ def run_predict(config: PredictConfig) -> PredictReport:
         notes += metrics[0].notes
     return PredictReport(
         config=config, provenance=store.provenance, infos=tuple(heads.infos[i] for i in used.chosen), metrics=metrics,
-        n=int(rows.size), notes=notes,
+        n=int(rows.size), notes=notes, device=device,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from grobust.arrays import resolve_device, to_device, to_numpy
 from grobust.balancing import BalanceSummary, balance_summary
 from grobust.errors import DataError
 from grobust.experiments.config import ProbeConfig
-from grobust.experiments.records import LabelLedger, append_records
+from grobust.experiments.records import LabelLedger
 from grobust.experiments.splits import (
     Cell,
     Part,
@@ -26,7 +26,7 @@ from grobust.experiments.splits import (
     needs_proxy,
     notes_of,
     open_parts,
-    record_of,
+    recorded,
     reported,
     scores_of,
     validation_arrays,
@@ -172,7 +172,7 @@ def run_probe(config: ProbeConfig, *, on_progress: Callable[[int, int], None] | 
     device = resolve_device(config.device)
     with FeatureStore(config.store) as store:
         provenance = store.provenance
-        parts = open_parts(store, device)
+        parts = open_parts(store, device, work_bytes=config.max_bytes)
         _check_choice(config, parts.val)
         cells = balanced(config, parts.train.groups)
         weights, which = _distinct(cell.sample.expected_weights() for cell in cells)
@@ -200,7 +200,11 @@ def run_probe(config: ProbeConfig, *, on_progress: Callable[[int, int], None] | 
         provenance=provenance,
         ledger=ledger_of(config, selects=size > 1),
         runs=runs,
-        notes=(*_notes(config, cells, which, parts.train.groups), *notes_of(config.select, validation)),
+        notes=(
+            *_notes(config, cells, which, parts.train.groups),
+            *notes_of(config.select, validation),
+            *_device_notes(config, parts),
+        ),
         device=device,
         proxy=None if validation.proxy is None else validation.proxy.as_dict(validation.groups),
     )
@@ -318,18 +322,17 @@ def _notes(config: ProbeConfig, cells: tuple[Cell, ...], which: list[int], train
     return tuple(notes)
 
 
+def _device_notes(config: ProbeConfig, parts: Parts) -> tuple[str, ...]:
+    if not parts.note:
+        return ()
+    on_host = "l1: the device multiplies the features; coordinate descent on the weights runs on the host"
+    return (parts.note,) if config.penalty is Penalty.L2 else (parts.note, on_host)
+
+
 def _written(report: ProbeReport, cells: tuple[Cell, ...], train: Groups) -> ProbeReport:
     """Append records, save heads and draw, where asked for."""
     config = report.config
-    records = [
-        record_of(
-            "probe", config, provenance=report.provenance, ledger=report.ledger, device=report.device, seed=run.seed,
-            results={**run.as_dict(), "proxy": report.proxy},
-        )
-        for run in report.runs
-    ]  # fmt: skip
-    if config.records is not None:
-        append_records(config.records, records)
+    records = recorded("probe", report)
     if config.save is not None:
         save_heads(_heads(report, cells, train), config.save)
     if config.figures is None:

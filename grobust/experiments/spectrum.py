@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grobust.arrays import DeviceName, resolve_device, to_device, to_numpy
+from grobust.arrays import DeviceName, array_namespace, is_array, resolve_device, to_device, to_numpy
 from grobust.balancing import make_balancer
 from grobust.errors import DataError
 from grobust.experiments.config import SpectrumConfig, plain
 from grobust.experiments.environment import library_versions
+from grobust.experiments.placement import place
 from grobust.experiments.records import LabelLedger, Record, append_records, jsonable
 from grobust.experiments.saved_heads import fitting_heads
 from grobust.features._schema import Provenance
@@ -120,9 +121,12 @@ def run_spectrum(config: SpectrumConfig) -> SpectrumReport:
     with FeatureStore(config.store) as store:
         rows = _rows_used(config, store)
         head = None if config.heads is None else _head(config, store)
-        used = _Rows(store, rows, store.groups.take(rows), device)
+        view = {config.split: store.view(rows)}
+        placed = place(view, device, work_bytes=config.memory_bytes)
+        there = None if device == "cpu" else placed.features[config.split]
+        used = _Rows(store, rows, store.groups.take(rows), there)
         by_group, by_class = stream_spectra(
-            used, groups=used.groups, dim=store.dim, rank=config.top, ddof=config.ddof,
+            used, keep=is_array(there), groups=used.groups, dim=store.dim, rank=config.top, ddof=config.ddof,
             complete=min(store.dim, int(used.groups.class_counts.max())) <= COMPLETE_BELOW,
             memory_bytes=config.memory_bytes,
         )  # fmt: skip
@@ -131,7 +135,7 @@ def run_spectrum(config: SpectrumConfig) -> SpectrumReport:
         diagnostics, missed = _diagnostics(config, used, head)
         gaps = () if head is None else _gaps(config, store, head, ratios)
         provenance = store.provenance
-    notes = [*by_group.notes, *more, *missed, SMALL_GROUP_NOTE]
+    notes = [*by_group.notes, *more, *missed, SMALL_GROUP_NOTE, *filter(None, [placed.note])]
     report = SpectrumReport(
         config=config, provenance=provenance, groups=used.groups, by_group=by_group, by_class=by_class, ratios=ratios,
         inferences=inferences, diagnostics=diagnostics, gaps=gaps, notes=tuple(dict.fromkeys(notes)), device=device,
@@ -143,26 +147,49 @@ def run_spectrum(config: SpectrumConfig) -> SpectrumReport:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The rows used, as blocks that can be gone over again, and group by group."""
+    """The rows used, as blocks that can be gone over again, and group by group.
+
+    Parameters
+    ----------
+    store, rows : the store and the numbers (m) of the rows in it, ascending
+    groups : of the rows
+    there : (m, d) features on the device, or streaming to it; None on the host
+    """
 
     store: FeatureStore
     rows: NDArray[Any]
     groups: Groups
-    device: DeviceName
+    there: Any
 
     def __iter__(self) -> Iterator[tuple[Array, NDArray[Any]]]:
+        if is_array(self.there):
+            yield self.there, np.arange(self.rows.size)
+        elif self.there is not None:
+            for start, stop in self.there.stretches():
+                yield self.there[start:stop], np.arange(start, stop)
+        else:
+            yield from self._on_host()
+
+    def _on_host(self) -> Iterator[tuple[Array, NDArray[Any]]]:
         position = np.full(self.store.n, -1)
         position[self.rows] = np.arange(self.rows.size)
         for numbers, features in self.store.blocks():
             used = position[numbers] >= 0
             if used.any():
                 block = features if used.all() else features[used]
-                yield to_device(block, self.device), position[numbers[used]]
+                yield block, position[numbers[used]]
 
     def of_group(self, group: int) -> Array:
         """(n_g, d) float32."""
-        rows = self.rows[self.groups.ids == group]
-        return to_device(to_float32(self.store.read(rows)), self.device)
+        chosen = np.flatnonzero(self.groups.ids == group)
+        if self.there is None:
+            return to_float32(self.store.read(self.rows[chosen]))
+        if not is_array(self.there):
+            rows = self.there[chosen]
+        else:
+            xp = array_namespace(self.there)
+            rows = xp.take(self.there, xp.asarray(chosen), axis=0)
+        return array_namespace(rows).astype(rows, array_namespace(rows).float32)
 
 
 def _rows_used(config: SpectrumConfig, store: FeatureStore) -> NDArray[Any]:
@@ -174,8 +201,7 @@ def _rows_used(config: SpectrumConfig, store: FeatureStore) -> NDArray[Any]:
     if config.split != "train":
         raise DataError(f"Balancing keeps rows of the training split; it cannot be applied to '{config.split}'.")
     balancer = make_balancer(config.balance, by=config.by, ratio=config.ratio)
-    kept: NDArray[Any] = rows[balancer.sample(store.groups.take(rows), seed=config.seed).indices]
-    return kept
+    return np.sort(rows[balancer.sample(store.groups.take(rows), seed=config.seed).indices])
 
 
 def _infer(
@@ -221,7 +247,8 @@ def _diagnostics(
         return (), (f"no diagnostics: they need full decompositions, here of {side} × {side} matrices",)
     weight = bias = None
     if head is not None:
-        weight, bias = (to_device(np.asarray(part, dtype=np.float64), used.device) for part in (head.weight, head.bias))
+        device: DeviceName = "cpu" if used.there is None else "cuda"
+        weight, bias = (to_device(np.asarray(part, dtype=np.float64), device) for part in (head.weight, head.bias))
     found = diagnose(used.of_group, used.groups, weight=weight, bias=bias, null=config.diagnostics, seed=config.seed)
     return found, ()
 

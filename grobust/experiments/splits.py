@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from grobust.arrays import DeviceName, to_device
+from grobust.arrays import DeviceName
 from grobust.balancing import BalancedSample, make_balancer
 from grobust.data.schemes import overlapping_cells
 from grobust.errors import ConfigError, DataError
 from grobust.experiments.config import ProbeConfig, TrajectoryConfig, plain
 from grobust.experiments.environment import library_versions
-from grobust.experiments.records import LabelLedger, Record
+from grobust.experiments.placement import place
+from grobust.experiments.records import LabelLedger, Record, append_records
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups, Split
@@ -31,7 +32,7 @@ __all__ = [
     "needs_proxy",
     "notes_of",
     "open_parts",
-    "record_of",
+    "recorded",
     "reported",
     "require_disjoint",
     "scores_of",
@@ -41,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One split: features (m, d) read when they are sliced, or a copy on the device, and groups on the host."""
+    """One split: features (m, d) where `place` has put them, and groups on the host."""
 
     features: Any
     groups: Groups
@@ -49,11 +50,12 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The three splits of a store, which must stay open meanwhile."""
+    """The three splits of a store, which must stay open meanwhile, and what was asked of the device."""
 
     train: Part
     val: Part
     test: Part
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,30 +72,32 @@ class Cell:
         return f"{self.method}/seed{self.seed}"
 
 
-def open_parts(store: FeatureStore, device: DeviceName) -> Parts:
-    """Training, validation and test split.
+def open_parts(
+    store: FeatureStore, device: DeviceName, *, work_bytes: int = 0, resident: tuple[str, ...] = ()
+) -> Parts:  # fmt: skip
+    """Training, validation and test split, placed as `place` decides.
 
     Raises
     ------
     DataError
         If there are no training rows, no test rows, or fewer than two classes.
+    DeviceError
+        If one of `resident` does not fit on the device.
     """
-    train, val, test = (_part(store, split, device) for split in (Split.TRAIN, Split.VAL, Split.TEST))
-    if len(train.groups) == 0:
+    groups = {split: store.groups.take(store.rows(split)) for split in Split}
+    train = groups[Split.TRAIN]
+    if len(train) == 0:
         raise DataError(f"{store.path} has no training rows; a probe needs some.")
-    if len(test.groups) == 0:
+    if len(groups[Split.TEST]) == 0:
         raise DataError(f"{store.path} has no test rows; there is nothing to report on.")
-    if train.groups.n_classes < 2:
-        names = ", ".join(train.groups.class_names)
+    if train.n_classes < 2:
+        names = ", ".join(train.class_names)
         raise DataError(f"{store.path} has one class ({names}); a probe needs at least two.")
-    return Parts(train, val, test)
-
-
-def _part(store: FeatureStore, split: Split, device: DeviceName) -> Part:
-    if device == "cpu":
-        return Part(store.view(split), store.groups.take(store.rows(split)))
-    features, groups = store.load(split)
-    return Part(to_device(features, device), groups)
+    order = (Split.TRAIN, Split.VAL, Split.TEST)
+    views = {split.name.lower(): store.view(split) for split in order}
+    placed = place(views, device, work_bytes=work_bytes, resident=resident)
+    train_part, val, test = (Part(placed.features[split.name.lower()], groups[split]) for split in order)
+    return Parts(train_part, val, test, placed.note)
 
 
 def require_disjoint(dataset: str, groups: Groups, what: str) -> None:
@@ -171,18 +175,38 @@ def ledger_of(config: ProbeConfig | TrajectoryConfig, *, selects: bool) -> Label
     )
 
 
-def record_of(
-    command: str,
-    config: ProbeConfig | TrajectoryConfig,
-    *,
-    provenance: Provenance,
-    ledger: LabelLedger,
-    device: str,
-    seed: int,
-    results: dict[str, Any],
-) -> Record:
-    """One method and seed as a record."""
-    return Record(
-        command=command, config=plain(config), provenance=asdict(provenance), versions=library_versions(),
-        device=device, seed=seed, label_ledger=asdict(ledger), results=results,
-    )  # fmt: skip
+class _Run(Protocol):
+    @property
+    def seed(self) -> int: ...
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+class _Report(Protocol):
+    @property
+    def config(self) -> ProbeConfig | TrajectoryConfig: ...
+    @property
+    def provenance(self) -> Provenance: ...
+    @property
+    def ledger(self) -> LabelLedger: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def proxy(self) -> dict[str, Any] | None: ...
+    @property
+    def runs(self) -> Sequence[_Run]: ...
+
+
+def recorded(command: str, report: _Report) -> list[Record]:
+    """A record per method and seed of a report, appended to the config's file where it names one."""
+    records = [
+        Record(
+            command=command, config=plain(report.config), provenance=asdict(report.provenance),
+            versions=library_versions(), device=report.device, seed=run.seed, label_ledger=asdict(report.ledger),
+            results={**run.as_dict(), "proxy": report.proxy},
+        )
+        for run in report.runs
+    ]  # fmt: skip
+    if report.config.records is not None:
+        append_records(report.config.records, records)
+    return records

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from grobust.arrays import DeviceName, resolve_device, to_device
 from grobust.balancing import BalanceSummary, balance_summary
 from grobust.experiments.config import TrajectoryConfig
-from grobust.experiments.records import LabelLedger, append_records
+from grobust.experiments.records import LabelLedger
 from grobust.experiments.splits import (
     Cell,
     Parts,
@@ -25,7 +25,7 @@ from grobust.experiments.splits import (
     needs_proxy,
     notes_of,
     open_parts,
-    record_of,
+    recorded,
     require_disjoint,
     scores_of,
     validation_arrays,
@@ -41,6 +41,9 @@ from grobust.selection import ValidationArrays, fit_bias_proxy
 from grobust.settings import BalanceMethod, Match
 
 __all__ = ["TrajectoryReport", "TrajectoryRun", "run_trajectories"]
+
+# Logits of a block in evaluation, minibatches and weights on a device.
+WORK_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,13 +178,13 @@ def run_trajectories(
     ConfigError
         If a setting is out of range.
     DeviceError
-        If ``cuda`` is asked for and there is no GPU.
+        If ``cuda`` is asked for and there is no GPU, or the training rows do not fit into its memory.
     """
     device = resolve_device(config.device)
     with FeatureStore(config.store) as store:
         provenance = store.provenance
         require_disjoint(store.provenance.dataset, store.groups, "Trajectories")
-        parts = open_parts(store, device)
+        parts = open_parts(store, device, work_bytes=WORK_BYTES, resident=("train",))
         cells = balanced(config, parts.train.groups)
         heads = [
             TrainHead(cell.sample, learning_rate=config.learning_rate, weight_decay=config.weight_decay, name=cell.name)
@@ -261,6 +264,8 @@ def _notes(config: TrajectoryConfig, parts: Parts) -> tuple[str, ...]:
         notes = ["equal steps: every head takes as many steps per epoch as all training rows would"]
     if len(parts.val.groups) == 0:
         notes.append("there are no validation rows, so only the last epoch is reported")
+    if parts.note:
+        notes.append(parts.note)
     return tuple(notes)
 
 
@@ -269,17 +274,7 @@ def _written(
 ) -> TrajectoryReport:  # fmt: skip
     """Append records, save heads and draw, where asked for."""
     config = report.config
-    if config.records is not None:
-        append_records(
-            config.records,
-            [
-                record_of(
-                    "trajectory", config, provenance=report.provenance, ledger=report.ledger, device=report.device,
-                    seed=run.seed, results={**run.as_dict(), "proxy": report.proxy},
-                )
-                for run in report.runs
-            ],
-        )  # fmt: skip
+    recorded("trajectory", report)
     if config.save is not None:
         save_heads(_heads(report, cells, found, train), config.save)
     if config.figures is None:

@@ -131,9 +131,11 @@ class FeatureStore:
         view: NDArray[Any] = np.asarray(self._features)[rows]
         return view
 
-    def view(self, split: Split) -> StoreView:
-        """One split as an array (m, d) in the stored dtype that is read when it is sliced, never whole."""
-        return StoreView(self.read, np.asarray(self._features), self.rows(split))
+    def view(self, rows: Split | NDArray[Any]) -> StoreView:
+        """One split, or rows by ascending numbers (m), as an array (m, d) in the stored dtype that is read when it is
+        sliced, never whole."""
+        numbers = rows if isinstance(rows, np.ndarray) else self.rows(rows)
+        return StoreView(self.read, np.asarray(self._features), numbers)
 
     def load(self, split: Split) -> tuple[NDArray[Any], Groups]:
         """One split in memory: features (m, d) float32 and its groups."""

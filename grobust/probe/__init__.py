@@ -4,11 +4,11 @@
 `evaluate_probes` counts what they get right, all in one pass.
 """
 
+from grobust.device._stream import DeviceStream
 from grobust.probe._evaluate import evaluate_probes, logits_by_block
 from grobust.probe._fit import feature_moments, fit_path, fit_probe, fit_probes
 from grobust.probe._head import FitStatus, Head, Probe, ProbeFit
 from grobust.probe._largest_l1 import largest_l1
-from grobust.probe._stream import DeviceStream
 from grobust.probe._train import TrainHead, Trajectories, train_heads
 from grobust.settings import LBFGS, SGD
 

@@ -3,10 +3,10 @@
 import numpy as np
 
 from grobust.arrays import is_array, on_cuda
-from grobust.probe._cuda import cuda
+from grobust.device._cuda import cuda
+from grobust.device._interface import chunk_rows
 from grobust.probe._cuda_passes import MOST_COLUMNS, CudaPasses
 from grobust.probe._design import Design
-from grobust.probe._device import chunk_rows
 from grobust.probe._passes import ArrayPasses, HostPasses, Passes
 from grobust.probe._weights import WeightTable
 from grobust.threads import Threads

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from grobust.device._interface import NULL, Device, backward, chunk_rows, forward
 from grobust.probe._design import Design
-from grobust.probe._device import NULL, Device, backward, chunk_rows, forward
 from grobust.typing import Array
 
 __all__ = ["MOST_ROW_BLOCKS", "Folded", "Fresh", "Operand", "padded"]

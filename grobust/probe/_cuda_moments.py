@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from grobust.probe._device import NULL, Device
+from grobust.device._interface import NULL, Device
 from grobust.typing import Array
 
 __all__ = ["column_moments", "mean_and_scale", "reduce"]

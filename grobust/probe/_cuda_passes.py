@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import to_numpy
+from grobust.device._interface import NULL, Device, square
 from grobust.probe._columns import MOST_ROW_BLOCKS, Fresh, Operand, padded
 from grobust.probe._cuda_moments import column_moments, reduce
 from grobust.probe._design import Design
-from grobust.probe._device import NULL, Device, square
 from grobust.probe._passes import CURVATURE_HEADS, Evaluation
 from grobust.probe._weights import WeightTable
 from grobust.typing import Array
@@ -46,7 +46,9 @@ class CudaPasses:
         self._device, self._operand, self._columns, self._block = device, Operand(device, design), columns, rows
         self._n, self._d = design.features.shape
         self._labels = labels.astype(np.uint16)
-        self._codes, self._dense = xp.asarray(weights.codes), xp.asarray(weights.dense, dtype=np.float32)
+        # Kernels go from row to row by n: a table restricted to some rows may lie in memory column by column.
+        self._codes = xp.asarray(np.ascontiguousarray(weights.codes))
+        self._dense = xp.asarray(np.ascontiguousarray(weights.dense, dtype=np.float32))
         self._values = xp.asarray(weights.values, dtype=np.float32)
         self._coded = weights.values.shape[0]
         heads = weights.weighting.size

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grobust.probe._device import Device, forward
+from grobust.device._interface import Device, forward
 from grobust.typing import Array
 
 __all__ = ["FUSED_SIZE", "dots", "shared_product", "two_loop"]

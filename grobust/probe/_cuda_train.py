@@ -10,23 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import to_numpy
+from grobust.device._interface import NULL, Device
 from grobust.groups import Groups
-from grobust.probe._columns import Operand
+from grobust.probe._cuda_counts import count_correct, counted_by
 from grobust.probe._design import Design
-from grobust.probe._device import NULL, Device
 from grobust.probe._head import Probe
 from grobust.settings import SGD, Optimizer
 from grobust.typing import Array
 
 __all__ = ["DeviceTrainer"]
 
-THREADS, MOST_THREADS = 256, 512
+MOST_THREADS = 512
 # Shared memory that the kernel uses beside what it is given.
 RESERVED = 1024
-# Bytes of the logits of a block of rows in evaluation.
-LOGIT_BYTES = 256 << 20
-# Group counters that fit into a block's ordinary shared memory.
-LOCAL_GROUPS = 8192
 
 
 class DeviceTrainer:
@@ -97,25 +93,8 @@ class DeviceTrainer:
 
     def correct(self, part: Design, groups: Groups) -> NDArray[Any]:
         """(K, g) int64 rows predicted correctly."""
-        xp = self._device.xp
-        heads, columns, width = self._w.shape
         labels, ids = self._of(groups)
-        operand = Operand(self._device, part)
-        folded = operand.fold(self._w.astype(np.float64).reshape(heads * columns, width))
-        correct = xp.zeros((heads, groups.n_groups), dtype=np.uint64)
-        local = groups.n_groups <= LOCAL_GROUPS
-        n = len(groups)
-        step = max(1024, LOGIT_BYTES // (8 * heads * columns + 8 * width))
-        for lo in range(0, n, step):
-            hi = min(lo + step, n)
-            fresh = operand.forward(operand.block(lo, hi), folded)
-            self._device.launch(
-                "count_correct", (min(-(-(hi - lo) // THREADS), 64), heads), (THREADS,),
-                (fresh.high, fresh.low, folded.unscale, folded.offset, np.int64(fresh.pitch), np.int32(columns),
-                 np.int32(hi - lo), labels[lo:], ids[lo:], np.int32(groups.n_groups), np.int32(local), correct),
-                shared=4 * groups.n_groups if local else 0,
-            )  # fmt: skip
-        return to_numpy(correct).astype(np.int64)
+        return count_correct(self._device, part, self._w.astype(np.float64), labels, ids, groups.n_groups)
 
     def probes(self) -> tuple[Probe, ...]:
         """The heads as they are, on raw features, on the device."""
@@ -127,9 +106,7 @@ class DeviceTrainer:
     def _of(self, groups: Groups) -> tuple[Array, Array]:
         """Labels and group ids on the device."""
         if id(groups) not in self._groups:
-            xp = self._device.xp
-            labels, ids = xp.asarray(groups.labels.astype(np.uint16)), xp.asarray(groups.ids.astype(np.int32))
-            self._groups[id(groups)] = (groups, labels, ids)
+            self._groups[id(groups)] = (groups, *counted_by(self._device, groups))
         return self._groups[id(groups)][1:]
 
 

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace, is_array, on_cuda, to_numpy
+from grobust.device._cuda import cuda
 from grobust.errors import ShapeError
 from grobust.probe import _numba
-from grobust.probe._cuda import cuda
 from grobust.probe._cuda_moments import mean_and_scale
 from grobust.threads import Threads
 from grobust.typing import Array
 
-__all__ = ["DEVICE_BLOCK", "HOST_BLOCK", "Design", "design"]
+__all__ = ["DEVICE_BLOCK", "HOST_BLOCK", "LARGEST_OFFSET", "SMALL", "Design", "design"]
 
 # Rows of a block: with the work arrays of its heads it stays in a core's cache.
 HOST_BLOCK, DEVICE_BLOCK = 512, 32_768

@@ -4,11 +4,11 @@ The optimal weights lie in the span of the rows (representer theorem), and only 
 With X Xᵀ = L Lᵀ the features L (n, n) have that Gram matrix; a solution v on them is W = Xᵀ L⁻ᵀ v on X.
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
+
+from grobust.arrays import array_namespace
+from grobust.typing import Array
 
 __all__ = ["reduced", "restored", "shrunk"]
 
@@ -16,26 +16,39 @@ __all__ = ["reduced", "restored", "shrunk"]
 JITTER = 1e-12
 
 
-def reduced(rows: NDArray[Any]) -> NDArray[Any]:
+def reduced(rows: Array) -> Array:
     """(n, n) float64 lower triangular L with L Lᵀ = X Xᵀ, for standardized rows X (n, d)."""
-    wide = rows.astype(np.float64)
+    xp = array_namespace(rows)
+    wide = xp.astype(rows, xp.float64)
     gram = wide @ wide.T
-    gram[np.diag_indices_from(gram)] += JITTER * max(np.trace(gram) / gram.shape[0], 1e-30)
-    return np.asarray(cholesky(gram, lower=True, overwrite_a=True, check_finite=False))
+    n = gram.shape[0]
+    jitter = JITTER * max(float(xp.linalg.trace(gram)) / n, 1e-30)
+    if isinstance(gram, np.ndarray):
+        gram[np.diag_indices(n)] += jitter
+        return np.asarray(cholesky(gram, lower=True, overwrite_a=True, check_finite=False))
+    return xp.linalg.cholesky(gram + jitter * xp.eye(n, dtype=xp.float64))
 
 
-def restored(weights: NDArray[Any], factor: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
+def restored(weights: Array, factor: Array, rows: Array) -> Array:
     """(K, c, d + 1) weights on X from those (K, c, n + 1) on L."""
+    xp = array_namespace(factor)
     heads, columns, _ = weights.shape
-    flat = weights[:, :, :-1].reshape(heads * columns, -1)
-    alpha = solve_triangular(factor, flat.T, lower=True, trans="T", check_finite=False)
-    features = (alpha.T @ rows.astype(np.float64)).reshape(heads, columns, -1)
-    return np.concatenate([features, weights[:, :, -1:]], axis=2)
+    alpha = _solved(factor, xp.reshape(weights[:, :, :-1], (heads * columns, -1)), transposed=True)
+    features = xp.reshape(alpha @ xp.astype(rows, xp.float64), (heads, columns, -1))
+    return xp.concat([features, weights[:, :, -1:]], axis=2)
 
 
-def shrunk(weights: NDArray[Any], factor: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
+def shrunk(weights: Array, factor: Array, rows: Array) -> Array:
     """(K, c, n + 1) weights on L that give the logits of (K, c, d + 1) on X."""
-    logits = weights[:, :, :-1] @ rows.astype(np.float64).T
-    flat = logits.reshape(-1, factor.shape[0])
-    small = solve_triangular(factor, flat.T, lower=True, check_finite=False).T.reshape(logits.shape)
-    return np.concatenate([small, weights[:, :, -1:]], axis=2)
+    xp = array_namespace(factor)
+    logits = weights[:, :, :-1] @ xp.astype(rows, xp.float64).T
+    small = _solved(factor, xp.reshape(logits, (-1, factor.shape[0])), transposed=False)
+    return xp.concat([xp.reshape(small, logits.shape), weights[:, :, -1:]], axis=2)
+
+
+def _solved(factor: Array, rows: Array, *, transposed: bool) -> Array:
+    """(M, n) solutions v of L v = row, or Lᵀ v = row, for every row."""
+    if isinstance(factor, np.ndarray):
+        return solve_triangular(factor, rows.T, lower=True, trans="T" if transposed else "N", check_finite=False).T
+    # The array API has no triangular solver; an n × n system with few right-hand sides costs little next to the Gram.
+    return array_namespace(factor).linalg.solve(factor.T if transposed else factor, rows.T).T

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grobust.arrays import array_namespace, to_numpy
+from grobust.arrays import array_namespace, on_cuda, to_numpy
+from grobust.device._cuda import cuda
 from grobust.errors import ShapeError
 from grobust.groups import Groups
 from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import _numba
-from grobust.probe._design import DEVICE_BLOCK, HOST_BLOCK, Design
+from grobust.probe._cuda_counts import count_correct, counted_by
+from grobust.probe._design import DEVICE_BLOCK, HOST_BLOCK, LARGEST_OFFSET, Design
 from grobust.probe._head import Probe
 from grobust.probe._numba_products import multiply
 from grobust.threads import Threads, threads
@@ -22,7 +24,7 @@ __all__ = ["correct_by_group", "evaluate_probes", "logits_by_block"]
 # Rows whose mean is subtracted before a float32 product, so that a large offset costs no digits.
 MEAN_ROWS = 1024
 # Of a block of features in float64.
-LOGIT_BYTES = 4 << 20
+LOGIT_BYTES, DEVICE_LOGIT_BYTES = 4 << 20, 128 << 20
 
 
 def evaluate_probes(
@@ -36,7 +38,8 @@ def evaluate_probes(
     Parameters
     ----------
     probes : K heads of equal shape, on the features' device
-    features : (n, d) NumPy or CuPy, or an array whose row slices are NumPy (a memory map, `FeatureStore.view`)
+    features : (n, d) NumPy or CuPy, or an array whose row slices are (a memory map, `FeatureStore.view`,
+        `DeviceStream`)
     groups : of the n rows
     train_counts : (g) rows per group of the full training set, for `average_train_weighted`
 
@@ -56,10 +59,14 @@ def evaluate_probes(
         )
     if len(groups) == 0:
         correct = np.zeros((len(probes), groups.n_groups), dtype=np.int64)
-    elif isinstance(features[:1, :], np.ndarray):
-        correct = _on_host(probes, features, groups)
     else:
-        correct = _on_device(probes, features, groups)
+        first = features[:1, :]
+        if isinstance(first, np.ndarray):
+            correct = _on_host(probes, features, groups)
+        elif on_cuda(first) and features.dtype != np.float64:
+            correct = _on_cuda(probes, features, groups)
+        else:
+            correct = _on_device(probes, features, groups)
     return tuple(metrics_of_counts(row, groups, train_counts=train_counts) for row in correct)
 
 
@@ -90,14 +97,22 @@ def correct_by_group(part: Design, weights: NDArray[Any], groups: Groups, pool: 
 
 
 def logits_by_block(probes: Sequence[Probe], features: Any) -> Iterator[tuple[int, NDArray[Any]]]:
-    """First row and float64 logits (b, K, k) of one block of rows after another, on the host."""
-    weight = np.concatenate([np.asarray(probe.weight, dtype=np.float64) for probe in probes])
-    bias = np.concatenate([np.asarray(probe.bias, dtype=np.float64) for probe in probes])
+    """First row and float64 logits (b, K, k) of one block of rows after another, on the host.
+
+    Parameters
+    ----------
+    probes : K heads, wherever they are
+    features : (n, d); products are float64, where the rows are
+    """
     n, d = features.shape
-    block = max(64, LOGIT_BYTES // (8 * d))
+    xp = array_namespace(features[:1, :])
+    weight = xp.asarray(np.concatenate([to_numpy(probe.weight) for probe in probes]), dtype=xp.float64)
+    bias = xp.asarray(np.concatenate([to_numpy(probe.bias) for probe in probes]), dtype=xp.float64)
+    host = isinstance(weight, np.ndarray)
+    block = max(64, (LOGIT_BYTES if host else DEVICE_LOGIT_BYTES) // (8 * d))
     for lo in range(0, n, block):
-        rows = features[lo : min(lo + block, n), :].astype(np.float64)
-        yield lo, (rows @ weight.T + bias).reshape(rows.shape[0], len(probes), -1)
+        rows = xp.astype(features[lo : min(lo + block, n), :], xp.float64)
+        yield lo, to_numpy(rows @ weight.T + bias).reshape(rows.shape[0], len(probes), -1)
 
 
 def _on_host(probes: Sequence[Probe], features: Any, groups: Groups) -> NDArray[Any]:
@@ -112,9 +127,24 @@ def _on_host(probes: Sequence[Probe], features: Any, groups: Groups) -> NDArray[
         return correct_by_group(part, part.centred(raw), groups, pool)
 
 
+def _on_cuda(probes: Sequence[Probe], features: Any, groups: Groups) -> NDArray[Any]:
+    """On tensor cores or in float32; rows are centred where their mean would cost digits."""
+    device, d = cuda(), features.shape[1]
+    xp = device.xp
+    rows = features[:: max(1, -(-features.shape[0] // MEAN_ROWS)), :].astype(np.float64)
+    mean = xp.mean(rows, axis=0)
+    scale = xp.sqrt(xp.mean((rows - mean[None, :]) ** 2, axis=0))
+    near = bool(xp.all(xp.abs(mean) <= LARGEST_OFFSET * scale))
+    part = Design(features, mean, xp.ones(d, dtype=np.float64), np.float32, None, near)
+    raw = xp.stack([xp.concatenate([p.weight, p.bias[:, None]], axis=1) for p in probes]).astype(np.float64)
+    if groups.n_classes == 2:
+        raw = raw[:, 1:] - raw[:, :1]
+    return count_correct(device, part, part.centred(raw), *counted_by(device, groups), groups.n_groups)
+
+
 def _on_device(probes: Sequence[Probe], features: Array, groups: Groups) -> NDArray[Any]:
     """General array code: float64 products of a block of rows with all heads."""
-    xp = array_namespace(features)
+    xp = array_namespace(features[:1, :])
     heads, n = len(probes), features.shape[0]
     weight = xp.concat([probe.weight for probe in probes], axis=0)
     bias = xp.concat([probe.bias for probe in probes], axis=0)

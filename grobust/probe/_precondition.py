@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, get_blas_funcs
 
 from grobust.arrays import array_namespace, on_cuda
-from grobust.probe._cuda import cuda
+from grobust.device._cuda import cuda
 from grobust.probe._cuda_solver import shared_product
 from grobust.probe._design import Design
 from grobust.probe._passes import Passes, WithMoments

@@ -7,17 +7,19 @@ float64; products with the features are of the design's dtype.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace, on_cuda, to_numpy
+from grobust.device._cuda import cuda
 from grobust.probe import _cuda_solver
-from grobust.probe._cuda import cuda
 from grobust.probe._design import Design
 from grobust.probe._passes import Evaluation, Passes
 from grobust.probe._precondition import Preconditioner, build, references
+from grobust.probe._purchase import Purchase, passes_to_come
 from grobust.settings import LBFGS
 from grobust.threads import Threads
 from grobust.typing import Array
@@ -27,20 +29,8 @@ __all__ = ["Solution", "at_zero", "solve"]
 # Sufficient decrease and curvature of the line search (Nocedal & Wright, chapter 3).
 DECREASE, CURVATURE = 1e-4, 0.9
 MAX_TRIALS = 25
-# The preconditioner's second moments are of so many rows per feature at least and at most, and in between of as many as
-# cost so many passes.
-SAMPLE_PER_FEATURE, MOST_PER_FEATURE, MOMENT_PASSES = 4, 32, 1.5
-# One that costs so few passes is bought at once; else when the passes still to come, by the rate so far, will cost more
-# than it and so many with it.
-CHEAP, PASSES_WITH = 4, 8
-# Iterations after which a rate is seen.
-SEEN = 6
-# Cost of reading a feature, in floating-point operations of a matrix product.
-READ_COST = 40
 # The quasi-Newton estimate of the distance from the minimum may be this much too small.
 SAFETY = 10.0
-# Iterations after which a preconditioner may be built anew, where the heads are by then.
-REFRESH_AFTER = 15
 # A head stalls when its loss has not decreased by more than rounding for so many iterations.
 PATIENCE = 10
 # Relative rounding of the losses.
@@ -115,56 +105,22 @@ def solve(
     """
     xp = array_namespace(start)
     n_heads = start.shape[0]
-    zero = at_zero(passes)
-    assert zero.gradient is not None
-    start_norm = _host_norm(zero.gradient)
-    w, g, none = xp.zeros_like(start), zero.gradient, np.zeros(n_heads, dtype=np.int64)
-    state = _State(np.arange(n_heads), w, g, g, to_numpy(zero.loss), l2, none, np.full(n_heads, np.inf))
-    if bool(xp.any(start != 0)):
-        state.w = start
-        first = passes.advance(start)
-        assert first.gradient is not None
-        passes.take(np.ones(n_heads))
-        state.f = to_numpy(first.loss) + 0.5 * l2 * to_numpy(_dot(start[:, :, :-1], start[:, :, :-1]))
-        state.g = state.pg = _penalized(first.gradient, start, l2)
-    objective, gap, decrement, norm = np.zeros((4, n_heads))
-    result = Solution(
-        xp.zeros_like(start), objective, gap, decrement, norm, start_norm, np.zeros(n_heads, dtype=np.int64),
-        np.zeros(n_heads, dtype=bool),
+    state, start_norm = _begin(passes, start, l2)
+    at_first = _gap(start_norm, l2) / state.f
+    result = _empty(start, start_norm)
+    purchase = Purchase(
+        design.features.shape, columns=start.shape[1], heads=n_heads, references=references(l2)[0].size
     )  # fmt: skip
     precondition: Preconditioner | None = None
-    columns = start.shape[1]
-    n, d = design.features.shape
-    one_pass = n * d * (4.0 * columns * n_heads + READ_COST)
-    spent, since = one_pass, 0
-    rows_wanted = int(min(n, np.clip(MOMENT_PASSES * one_pass / d**2, SAMPLE_PER_FEATURE * d, MOST_PER_FEATURE * d)))
     rounding = ROUNDING_FLOAT64 if design.compute == xp.float64 else ROUNDING_FLOAT32
-    # Second moments of some rows, and a factor per reference strength.
-    price = float(rows_wanted * d * d + references(l2)[0].size * d**3 / 2)
     moved = np.ones(n_heads, dtype=bool)
-    at_first = _gap(start_norm, l2) / state.f
     for iteration in range(settings.max_iter + 1):
-        if precondition is None:
-            wanted = (
-                price <= CHEAP * one_pass
-                or spent >= price
-                or price + PASSES_WITH * one_pass
-                < one_pass * _to_come(state, at_first[state.heads], settings.rtol, iteration)
-            )
-        else:
-            wanted = since >= REFRESH_AFTER and spent >= 2 * price
-        if wanted:
-            precondition = build(design, passes, state.heads, l2[state.heads], rows_wanted, threads)
-            spent, since = 0.0, 0
+        if purchase.wanted(iteration, partial(_to_come, state, at_first, settings.rtol, iteration)):
+            precondition = build(design, passes, state.heads, l2[state.heads], purchase.rows, threads)
+            purchase.bought()
             state.history = []
             state.pg = precondition(state.g, state.heads)
-        direction = -_two_loop(state)
-        slope = to_numpy(_dot(direction, state.g))
-        uphill = slope >= 0
-        if uphill.any():
-            # Rounding can spoil a preconditioner or the history: those heads go down the gradient.
-            direction = xp.where(xp.asarray(uphill)[:, None, None], -state.g, direction)
-            slope = to_numpy(_dot(direction, state.g))
+        direction, slope = _descent(state)
         norms = _host_norm(state.g)
         gap = _gap(norms, state.l2)
         # The larger of two in a row: one alone may be small by luck.
@@ -182,10 +138,50 @@ def solve(
             passes.keep(left)
             direction, slope = xp.take(direction, xp.asarray(left), axis=0), slope[left]
         moved = _step(state, passes, direction, slope, settings.memory, precondition, rounding)
-        since += 1
-        one_pass = n * d * (4.0 * columns * state.heads.size + READ_COST)
-        spent += one_pass
+        purchase.spend(state.heads.size)
     return result
+
+
+def _begin(passes: Passes, start: Array, l2: NDArray[Any]) -> tuple[_State, NDArray[Any]]:
+    """The heads at their start, and gradient norms (K) at zero weights."""
+    xp = array_namespace(start)
+    n_heads = start.shape[0]
+    zero = at_zero(passes)
+    assert zero.gradient is not None
+    w, g, none = xp.zeros_like(start), zero.gradient, np.zeros(n_heads, dtype=np.int64)
+    state = _State(np.arange(n_heads), w, g, g, to_numpy(zero.loss), l2, none, np.full(n_heads, np.inf))
+    norm = _host_norm(zero.gradient)
+    if bool(xp.any(start != 0)):
+        state.w = start
+        first = passes.advance(start)
+        assert first.gradient is not None
+        passes.take(np.ones(n_heads))
+        state.f = to_numpy(first.loss) + 0.5 * l2 * to_numpy(_dot(start[:, :, :-1], start[:, :, :-1]))
+        state.g = state.pg = _penalized(first.gradient, start, l2)
+    return state, norm
+
+
+def _empty(start: Array, start_norm: NDArray[Any]) -> Solution:
+    """A solution to be filled in as heads finish."""
+    n_heads = start.shape[0]
+    objective, gap, decrement, norm = np.zeros((4, n_heads))
+    return Solution(
+        array_namespace(start).zeros_like(start), objective, gap, decrement, norm, start_norm,
+        np.zeros(n_heads, dtype=np.int64), np.zeros(n_heads, dtype=bool),
+    )  # fmt: skip
+
+
+def _descent(state: _State) -> tuple[Array, NDArray[Any]]:
+    """Directions (K, c, d + 1) that go down, and their slopes (K)."""
+    xp = array_namespace(state.w)
+    direction = -_two_loop(state)
+    slope = to_numpy(_dot(direction, state.g))
+    uphill = slope >= 0
+    if uphill.any():
+        # Rounding can spoil a preconditioner or the history: those heads go down the gradient.
+        direction = xp.where(xp.asarray(uphill)[:, None, None], -state.g, direction)
+        slope = to_numpy(_dot(direction, state.g))
+    return direction, slope
 
 
 def at_zero(passes: Passes) -> Evaluation:
@@ -198,13 +194,8 @@ def at_zero(passes: Passes) -> Evaluation:
 
 
 def _to_come(state: _State, at_first: NDArray[Any], rtol: float, iteration: int) -> float:
-    """Mean iterations that the heads still need if their gaps go on falling at the rate so far; 0 before it shows."""
     gap = _gap(_host_norm(state.g), state.l2) / state.f
-    seen = np.isfinite(gap) & (gap > 0) & (at_first > 0)
-    if iteration < SEEN or not seen.any():
-        return 0.0
-    rate = np.maximum(np.log(at_first[seen] / gap[seen]) / iteration, 1e-3)
-    return float(np.maximum(np.log(gap[seen] / rtol) / rate, 0).mean())
+    return passes_to_come(gap, at_first[state.heads], rtol, iteration)
 
 
 def _store(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from grobust.arrays import array_namespace, to_numpy
 from grobust.errors import ShapeError
 from grobust.probe._backends import make_passes
-from grobust.probe._design import DEVICE_BLOCK, HOST_BLOCK, Design, design
+from grobust.probe._design import DEVICE_BLOCK, HOST_BLOCK, SMALL, Design, design
 from grobust.probe._dual import reduced, restored, shrunk
 from grobust.probe._head import FitStatus, Head, Probe, ProbeFit
 from grobust.probe._lasso import solve_lasso
@@ -70,7 +70,7 @@ class Task:
             places = np.flatnonzero(small & (of == weighting))
             yield places.tolist(), self._on_rows(places, np.flatnonzero(self._weights_of(int(places[0])) > 0))
         together = np.flatnonzero(~lasso & ~small)
-        if together.size and n < min(DUAL_BELOW * d, copied) and self._host:
+        if together.size and n < min(DUAL_BELOW * d, copied):
             yield together.tolist(), self._on_rows(together, np.arange(n))
             return
         turn = self._turn(n, d)
@@ -95,7 +95,8 @@ class Task:
 
     def _smooth(self, places: NDArray[Any], data: Design, labels: Array, table: WeightTable, start: Array) -> Solution:
         l2 = np.array([effective_l2(self.heads[i].l2, self.n_classes) for i in places.tolist()])
-        block = HOST_BLOCK if self._host else DEVICE_BLOCK
+        host = isinstance(labels, np.ndarray)
+        block = HOST_BLOCK if host else DEVICE_BLOCK
 
         def run(data: Design, table: WeightTable, start: Array, l2: NDArray[Any]) -> Solution:
             passes = make_passes(
@@ -112,7 +113,7 @@ class Task:
             begin = xp.take(solution.weights, xp.asarray(stalled), axis=0)
             solution.replace(stalled, run(data.in_float64(), table.take(stalled), begin, l2[stalled]))
         size = start.shape[1] * start.shape[2]
-        if size <= self.settings.newton and data.compute == xp.float64 and self._host:
+        if size <= self.settings.newton and data.compute == xp.float64 and host:
             for head in np.flatnonzero((l2 > 0) & (solution.n_iter < self.settings.max_iter)).tolist():
                 finish(
                     data, np.asarray(labels), table.of_head(head), float(l2[head]), solution, head, self.settings.rtol
@@ -125,18 +126,42 @@ class Task:
         labels = self.labels[array_namespace(self.labels).asarray(rows)]
         table = self.table.take(places).restrict(rows)
         start = self._start(places)
-        if rows.size < DUAL_BELOW * x.shape[1] and self._host:
-            factor = reduced(x)
-            small = design(factor.astype(x.dtype), standardize=False, threads=self.pool, block_rows=HOST_BLOCK)
-            given = None if not bool(start.any()) else small.centred(shrunk(start, factor, x))
-            start = np.zeros((places.size, self.columns, rows.size + 1)) if given is None else given
-            solution = self._smooth(places, small, labels, table, start)
-            solution = replace(solution, weights=restored(small.uncentred(solution.weights), factor, x))
+        if rows.size < DUAL_BELOW * x.shape[1]:
+            solution = self._in_dual_form(places, x, rows, table, start)
         else:
-            part = design(x, standardize=False, threads=self.pool, block_rows=HOST_BLOCK)
+            part = design(
+                x, standardize=False, threads=self.pool, block_rows=HOST_BLOCK if self._host else DEVICE_BLOCK
+            )
             solution = self._smooth(places, part, labels, table, part.centred(start))
             solution = replace(solution, weights=part.uncentred(solution.weights))
         return [self._fit(i, solution, k) for k, i in enumerate(places.tolist())]
+
+    def _in_dual_form(
+        self, places: NDArray[Any], x: Array, rows: NDArray[Any], table: WeightTable, start: Array
+    ) -> Solution:
+        """Solve on n × n features in place of rows x (n, d).
+
+        A device forms their Gram matrix and takes the weights back to d features; it also solves, but for so few rows
+        that products are float64: those the host solves in less time than the device takes to start its kernels, and
+        Newton's steps finish them.
+        """
+        factor = reduced(x)
+        there, own, labels = array_namespace(factor), factor, self.host_labels[rows]
+        if self._host or rows.size**2 <= SMALL:
+            own = to_numpy(factor)
+        else:
+            labels = there.asarray(labels)
+        xp = array_namespace(own)
+        block = HOST_BLOCK if isinstance(own, np.ndarray) else DEVICE_BLOCK
+        small = design(xp.astype(own, getattr(xp, str(x.dtype).rsplit(".", 1)[-1])), standardize=False,
+                       threads=self.pool, block_rows=block)  # fmt: skip
+        begin = xp.zeros((places.size, self.columns, rows.size + 1), dtype=xp.float64)
+        if bool(array_namespace(start).any(start != 0)):
+            given = shrunk(start, factor, x)
+            begin = small.centred(to_numpy(given) if isinstance(own, np.ndarray) else given)
+        solution = self._smooth(places, small, labels, table, begin)
+        weights = there.asarray(small.uncentred(solution.weights))
+        return replace(solution, weights=restored(weights, factor, x))
 
     def _lasso(self, places: NDArray[Any]) -> list[ProbeFit]:
         weights = self._weights_of(int(places[0]))

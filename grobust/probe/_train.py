@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from grobust.arrays import is_array, on_cuda, to_numpy
 from grobust.balancing import BalancedSample
+from grobust.device._cuda import cuda
 from grobust.errors import ConfigError, ShapeError
 from grobust.groups import Groups
 from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import _numba
-from grobust.probe._cuda import cuda
 from grobust.probe._cuda_train import DeviceTrainer
 from grobust.probe._design import HOST_BLOCK, Design, design
 from grobust.probe._evaluate import correct_by_group

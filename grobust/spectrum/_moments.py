@@ -1,7 +1,8 @@
 """Means and second moments of groups in one streaming pass, for groups of at least d rows.
 
-Rows wait until a group has a few thousand of them; then one float32 symmetric product (float64 for float64 features) of
-the rows minus the group's shift is added to float64 accumulators. The shift is near the group's mean, so that a large
+Rows wait until a group has a few thousand of them; then one float32 symmetric product (float64 for float64 features,
+two of float16 for float16 features on a GPU, see `_half`) of the rows minus the group's shift is added to float64
+accumulators. The shift is near the group's mean, so that a large
 mean costs no accuracy, and what is left of the mean is taken out in float64 at the end.
 """
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace
+from grobust.device._cuda import cuda
+from grobust.spectrum._half import HalfRoom, HalfSums, takes_halves
 from grobust.spectrum._staging import Piece, first_rows, require_finite, row_chunks, stage, working_dtype
 from grobust.threads import Threads
 from grobust.typing import Array
@@ -67,6 +70,7 @@ class _Sums:
     products: Array
     dtype: str
     n: int = 0
+    half: HalfSums | None = None
 
 
 @dataclass(eq=False)
@@ -87,6 +91,7 @@ class MomentSums:
     _sums: dict[int, _Sums] = field(default_factory=dict)
     _work: list[tuple[int, list[Piece]]] = field(default_factory=list)
     _buffers: list[tuple[Array, Array]] = field(default_factory=list)
+    _room: HalfRoom | None = None
 
     def add(self, pieces: Sequence[tuple[int, Piece]], *, keep: bool) -> None:
         """Take in the (group, rows) of a block; `keep` says that the block stays as it is until `finish`."""
@@ -109,6 +114,7 @@ class MomentSums:
         self._pending.clear()
         self._form()
         self._buffers.clear()
+        self._room = None
         return {group: _centred(self._sums.pop(group)) for group in sorted(self._sums)}
 
     def _give_out(self, group: int, pieces: list[Piece]) -> None:
@@ -116,10 +122,21 @@ class MomentSums:
             sample = first_rows(pieces, SHIFT_ROWS)
             dtype = working_dtype(pieces[0].source, work=float(self.counts[group]) * self.dim**2)
             xp = array_namespace(sample)
-            zero = xp.zeros(self.dim, dtype=xp.float64, device=sample.device)
-            products = xp.zeros((self.dim, self.dim), dtype=xp.float64, device=sample.device)
-            self._sums[group] = _Sums(xp.mean(sample, axis=0), zero, products, dtype)
+            shift = xp.mean(sample, axis=0)
+            if takes_halves(pieces[0].source, dtype):
+                self._room = self._room or HalfRoom(cuda(), self.dim, rows=PRODUCT_ROWS)
+                on_cores = HalfSums(self._room, shift, sample)
+                self._sums[group] = _Sums(shift, None, None, dtype, half=on_cores)
+            else:
+                zero = xp.zeros(self.dim, dtype=xp.float64, device=sample.device)
+                products = xp.zeros((self.dim, self.dim), dtype=xp.float64, device=sample.device)
+                self._sums[group] = _Sums(shift, zero, products, dtype)
+        half = self._sums[group].half
         for part in _parts(pieces):
+            if half is not None:
+                half.add(part)
+                self._sums[group].n += sum(map(len, part))
+                continue
             self._work.append((group, part))
             if len(self._work) == self.team.count:
                 self._form()
@@ -144,7 +161,9 @@ class MomentSums:
             for (group, _), (_, product, _) in zip(work, made, strict=True):
                 self._sums[group].products[start:stop, start:] += product[start:stop, start:]
 
-        self.team.map(add, row_chunks(self.dim, max(PANEL, -(-self.dim // 64))))
+        # A device adds in one launch; threads share the panels, of which they add the upper triangle.
+        on_host = isinstance(made[0][0], np.ndarray)
+        self.team.map(add, row_chunks(self.dim, max(PANEL, -(-self.dim // 64)) if on_host else self.dim))
 
     def _new_buffers(self, work: tuple[int, list[Piece]]) -> tuple[Array, Array]:
         sums = self._sums[work[0]]
@@ -185,6 +204,8 @@ def _parts(pieces: list[Piece]) -> list[list[Piece]]:
 
 def _centred(sums: _Sums) -> Moments:
     """Take the rest of the mean out of the products, in place."""
+    if sums.half is not None:
+        sums.total, sums.products = sums.half.finish()
     rest = sums.total / sums.n
     sums.products -= (sums.n * rest)[:, None] * rest[None, :]
     return Moments(sums.n, sums.shift + rest, sums.products)

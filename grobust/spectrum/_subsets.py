@@ -22,13 +22,30 @@ from grobust.typing import Array
 __all__ = ["RowSet", "draw_subsets"]
 
 TOLERANCE = 1e-7
-# Rates in multiplications and bytes per second and thread, for the choice only.
-PRODUCT_RATE, MEMORY_RATE = 4e10, 5e9
 USUAL_STEPS = 12
-MASK_COLUMNS, DEVICE_COLUMNS = 128, 1024
-# One stack of matrices stays near the cache.
-STACK_BYTES = 1 << 24
 MAX_GRAM_ROWS = 12_000
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What the choice of a way and the size of a batch go by.
+
+    Parameters
+    ----------
+    product_rate, memory_rate : multiplications and bytes per second (and thread), for the choice only
+    columns : replicates of one product with masks
+    stack_bytes : of the matrices and rows of one batch
+    """
+
+    product_rate: float
+    memory_rate: float
+    columns: int
+    stack_bytes: int
+
+
+# On the host a stack of matrices stays near the cache; a device wants enough of them to be filled.
+HOST = _Machine(4e10, 5e9, 128, 1 << 24)
+DEVICE = _Machine(2e13, 2e12, 1024, 1 << 30)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +103,16 @@ class RowSet:
         size = self.n - subsets.shape[1] if complement else subsets.shape[1]
         if size < 2:
             raise ConfigError(f"A covariance needs two rows, the subsets have {size}.")
-        on_host = isinstance(self.rows if self.rows is not None else self.matrix, np.ndarray)
-        if not on_host:
-            return self._largest(subsets, size, complement, one_thread(), DEVICE_COLUMNS)
+        if self._machine is DEVICE:
+            return self._largest(subsets, size, complement, one_thread())
         with threads() as team:
-            return self._largest(subsets, size, complement, team, MASK_COLUMNS)
+            return self._largest(subsets, size, complement, team)
 
-    def _largest(
-        self, subsets: NDArray[np.int64], size: int, complement: bool, team: Threads, columns: int
-    ) -> NDArray[np.float64]:
+    @property
+    def _machine(self) -> _Machine:
+        return HOST if isinstance(self.rows if self.rows is not None else self.matrix, np.ndarray) else DEVICE
+
+    def _largest(self, subsets: NDArray[np.int64], size: int, complement: bool, team: Threads) -> NDArray[np.float64]:
         way, whole = self, self.rows is not None
         plan = "masks" if complement else self._plan(len(subsets), size)
         if plan == "cut" and self.matrix is None:
@@ -102,9 +120,14 @@ class RowSet:
         if plan == "masks":
             # float32 products would leave Lanczos a residual of their rounding, and cost more steps than they save.
             way = RowSet(_double(self.rows)) if whole else RowSet(None, _double(self.matrix))
+        columns, machine = self._machine.columns, self._machine
         if plan != "masks":
             side = size if plan == "cut" or whole is False else min(size, self.rows.shape[1])
-            columns = max(1, min(columns, STACK_BYTES // (side * side * 4)))
+            each = 4 * side**2
+            if plan == "gather" and machine is DEVICE:
+                # Gathered, and less their mean.
+                each += 8 * size * self.rows.shape[1]
+            columns = max(1, min(columns, machine.stack_bytes // each))
         # Pieces of equal size for all threads.
         rounds = -(-len(subsets) // (columns * team.count))
         pieces = np.array_split(subsets, max(1, rounds * team.count))
@@ -113,20 +136,20 @@ class RowSet:
         return np.concatenate(found) / size if found else np.zeros(0)
 
     def _plan(self, b: int, m: int) -> str:
+        product, memory = self._machine.product_rate, self._machine.memory_rate
         if self.rows is None:
-            cut = USUAL_STEPS * 4 * m**2 / MEMORY_RATE
-            masks = USUAL_STEPS * 2 * self.n**2 / PRODUCT_RATE
+            cut = USUAL_STEPS * 4 * m**2 / memory
+            masks = USUAL_STEPS * 2 * self.n**2 / product
             return "cut" if cut < masks else "masks"
         n, d = self.rows.shape
         s = min(m, d)
         costs = {
-            "masks": b * USUAL_STEPS * 4 * n * d / PRODUCT_RATE / 2,
-            "gather": b
-            * (m * d * s / PRODUCT_RATE / 2 + 4 * m * d / MEMORY_RATE + USUAL_STEPS * 4 * s**2 / MEMORY_RATE),
+            "masks": b * USUAL_STEPS * 4 * n * d / product / 2,
+            "gather": b * (m * d * s / product / 2 + 4 * m * d / memory + USUAL_STEPS * 4 * s**2 / memory),
         }
         if n <= MAX_GRAM_ROWS:
-            formed = 0 if self.matrix is not None else n**2 * d / PRODUCT_RATE / 2
-            costs["cut"] = formed + b * (1 + USUAL_STEPS) * 4 * m**2 / MEMORY_RATE
+            formed = 0 if self.matrix is not None else n**2 * d / product / 2
+            costs["cut"] = formed + b * (1 + USUAL_STEPS) * 4 * m**2 / memory
         return min(costs, key=lambda name: costs[name])
 
     def _masked(self, subsets: NDArray[np.int64], complement: bool) -> NDArray[np.float64]:
@@ -169,14 +192,22 @@ class RowSet:
         if isinstance(self.matrix, np.ndarray):
             stack = self.matrix[subsets[:, :, None], subsets[:, None, :]]
         else:
-            rows = xp.asarray(subsets)
-            stack = xp.stack([xp.take(xp.take(self.matrix, r, axis=0), r, axis=1) for r in rows])
+            rows = xp.asarray(subsets, device=self.matrix.device)
+            places = rows[:, :, None] * self.n + rows[:, None, :]
+            cut = xp.take(xp.reshape(self.matrix, (-1,)), xp.reshape(places, (-1,)), axis=0)
+            stack = xp.reshape(cut, places.shape)
         stack -= xp.mean(stack, axis=1)[:, None, :]
         stack -= xp.mean(stack, axis=2)[:, :, None]
         return _stack_largest(stack)
 
     def _gathered(self, subsets: NDArray[np.int64], _: bool) -> NDArray[np.float64]:
         xp = array_namespace(self.rows)
+        if not isinstance(self.rows, np.ndarray):
+            numbers = xp.asarray(subsets.reshape(-1), device=self.rows.device)
+            stack = xp.reshape(xp.take(self.rows, numbers, axis=0), (*subsets.shape, -1))
+            stack -= xp.mean(stack, axis=1)[:, None, :]
+            across = xp.matrix_transpose(stack)
+            return _stack_largest(stack @ across if stack.shape[1] <= stack.shape[2] else across @ stack)
         made = []
         for subset in subsets:
             rows = xp.take(self.rows, xp.asarray(subset, device=self.rows.device), axis=0)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeVar
 
 import numpy as np
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 from grobust.arrays import array_namespace
 from grobust.errors import ConfigError, ShapeError
 from grobust.groups import Groups
-from grobust.spectrum._eigen import Eigen, largest_eigenvalues
+from grobust.spectrum._eigen import Eigen
 from grobust.spectrum._gram import CentredRows, class_gram, gram, precision_of, scatter_of_rows
 from grobust.spectrum._krylov import KrylovCell, krylov_spectra
 from grobust.spectrum._moments import Moments, MomentSums, merge_moments
+from grobust.spectrum._results import Result, Route, result, side_by_side, symmetric
 from grobust.spectrum._staging import Block, Piece, pieces_of
 from grobust.threads import Threads, one_thread, threads
 from grobust.typing import Array
@@ -28,24 +28,8 @@ DEFAULT_MEMORY = 8 << 30
 # A covariance of more features and rows than this takes longer to form than a dozen passes of block Krylov.
 LARGE = 16_384
 KRYLOV_TOLERANCE = 1e-5
-PANEL = 128
 
 T = TypeVar("T")
-
-
-class Route(StrEnum):
-    """How a spectrum was computed.
-
-    MOMENTS : the d × d covariance, accumulated in one pass
-    GRAM : the n × n Gram matrix of the centred rows, for fewer rows than features
-    KRYLOV : streamed products with blocks of vectors, neither matrix formed; eigenvalues come with residual norms
-    NONE : fewer than two rows
-    """
-
-    MOMENTS = "moments"
-    GRAM = "gram"
-    KRYLOV = "krylov"
-    NONE = "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,22 +164,14 @@ class _Plan:
         matrices = sum(8 * dim**2 for g in used if g not in self.gram_groups)
         matrices += sum(8 * int(groups.class_counts[y]) ** 2 for y in self.gram_classes)
         rows = 8 * dim * sum(int(counts[g]) for g in self.gram_groups)
+        # Classes take as much again while all eigenvalues are computed together.
+        self.side_by_side = 2 * matrices <= memory_bytes
         large = max((min(n, dim) for n in classes), default=0) > LARGE
         self.krylov = route is Route.KRYLOV or (route is None and (large or matrices + rows > memory_bytes))
 
     def route_of_class(self, label: int) -> Route:
         """Of a class with at least two rows."""
         return Route.GRAM if label in self.gram_classes else Route.MOMENTS
-
-
-@dataclass(frozen=True, eq=False)
-class _Result:
-    """Spectrum of one cell; `square` is the sum of the squared eigenvalues."""
-
-    eigen: Eigen
-    trace: float
-    square: float
-    route: Route
 
 
 def _in_memory(features: Array, groups: Groups, *, rank: int, ddof: int, complete: bool) -> tuple[Spectra, Spectra]:
@@ -237,18 +213,18 @@ def _solve(
     plan: _Plan, moments: dict[int, Moments], kept: dict[int, list[Piece]], team: Threads, *, ddof: int, complete: bool
 ) -> tuple[Spectra, Spectra]:
     groups = plan.groups
-    by_group: dict[int, _Result] = {}
-    by_class: dict[int, _Result] = {}
+    by_group: dict[int, Result] = {}
+    by_class: dict[int, Result] = {}
 
     def of_class(y: int) -> None:
         merged = merge_moments([moments[g] for g in groups.groups_of_class(y) if g in moments])
-        _symmetric(merged.scatter)
-        by_class[y] = _result(merged.scatter, merged.n - ddof, Route.MOMENTS, rank=plan.rank, complete=complete)
+        symmetric(merged.scatter)
+        by_class[y] = result(merged.scatter, merged.n - ddof, Route.MOMENTS, rank=plan.rank, complete=complete)
 
     def of_group(g: int) -> None:
         scatter = moments[g].scatter
-        _symmetric(scatter)
-        by_group[g] = _result(scatter, moments[g].n - ddof, Route.MOMENTS, rank=plan.rank, complete=complete)
+        symmetric(scatter)
+        by_group[g] = result(scatter, moments[g].n - ddof, Route.MOMENTS, rank=plan.rank, complete=complete)
 
     for y in sorted({g // groups.n_attributes for g in kept}):
         members = [g for g in groups.groups_of_class(y) if g in kept]
@@ -264,7 +240,7 @@ def _solve(
         def of_small_group(job: tuple[int, Array]) -> None:
             g, block = job
             divisor = block.shape[0] - ddof
-            by_group[g] = _result(block, divisor, Route.GRAM, rank=plan.rank, complete=complete)
+            by_group[g] = result(block, divisor, Route.GRAM, rank=plan.rank, complete=complete)
 
         _each(team, of_small_group, list(zip(members, blocks, strict=True)))
         del blocks
@@ -272,12 +248,21 @@ def _solve(
             by_class[y] = by_group[members[0]]
         elif y in plan.gram_classes:
             matrix = class_gram(rows, matrix)
-            by_class[y] = _result(matrix, rows.n - ddof, Route.GRAM, rank=plan.rank, complete=complete)
+            by_class[y] = result(matrix, rows.n - ddof, Route.GRAM, rank=plan.rank, complete=complete)
         matrix = None
     parts = {y: [g for g in groups.groups_of_class(y) if g in moments] for y in range(groups.n_classes)}
-    # Classes first: groups' scatters are completed in place afterwards.
-    _each(team, of_class, [y for y, own in parts.items() if len(own) > 1])
-    _each(team, of_group, [g for g in moments if g not in by_group])
+    several = [y for y, own in parts.items() if len(own) > 1]
+    alone = [g for g in moments if g not in by_group]
+    if plan.side_by_side and moments and not isinstance(next(iter(moments.values())).mean, np.ndarray):
+        made = {y: merge_moments([moments[g] for g in parts[y]]) for y in several}
+        cells = [*made.values(), *(moments[g] for g in alone)]
+        results = side_by_side(cells, ddof=ddof, rank=plan.rank, complete=complete)
+        by_class |= dict(zip(several, results, strict=False))
+        by_group |= dict(zip(alone, results[len(several) :], strict=True))
+    else:
+        # Classes first: groups' scatters are completed in place afterwards.
+        _each(team, of_class, several)
+        _each(team, of_group, alone)
     by_class |= {y: by_group[own[0]] for y, own in parts.items() if len(own) == 1 and y not in by_class}
     shared = {"dim": plan.dim, "rank": plan.rank, "ddof": ddof}
     return (
@@ -303,29 +288,6 @@ def _each(team: Threads, work: Callable[[T], None], items: Sequence[T]) -> None:
         team.map(work, items)
 
 
-def _symmetric(matrix: Array) -> None:
-    """Copy the upper triangle to the lower, in place."""
-    m = matrix.shape[0]
-    for start in range(0, m, PANEL):
-        stop = min(m, start + PANEL)
-        xp = array_namespace(matrix)
-        corner = xp.triu(matrix[start:stop, start:stop])
-        matrix[start:stop, start:stop] = corner + xp.triu(corner, k=1).T
-        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
-
-
-def _result(matrix: Array, divisor: int, route: Route, *, rank: int, complete: bool) -> _Result:
-    """Of a scatter or Gram matrix whose eigenvalues over `divisor` are wanted; overwrites nothing."""
-    if divisor < 1 or matrix.shape[0] == 0:
-        return _Result(Eigen(np.zeros(0), np.zeros(0), complete=False), np.nan, np.nan, Route.NONE)
-    xp = array_namespace(matrix)
-    eigen = largest_eigenvalues(matrix, min(rank, matrix.shape[0]), complete=complete)
-    eigen = Eigen(eigen.values / divisor, eigen.bounds / divisor, eigen.complete)
-    trace = float(xp.sum(xp.linalg.diagonal(matrix))) / divisor
-    square = float(xp.sum(matrix * matrix)) / divisor**2
-    return _Result(eigen, trace, square, route)
-
-
 def _krylov(blocks: Iterable[Block], groups: Groups, *, dim: int, rank: int, ddof: int) -> tuple[Spectra, Spectra]:
     if isinstance(blocks, Iterator):
         raise ConfigError(
@@ -337,13 +299,13 @@ def _krylov(blocks: Iterable[Block], groups: Groups, *, dim: int, rank: int, ddo
     classes = [KrylovCell(tuple(groups.groups_of_class(y)), int(n)) for y, n in enumerate(groups.class_counts)]
     krylov_spectra(blocks, [*cells, *classes], groups=groups, dim=dim, rank=rank, tolerance=KRYLOV_TOLERANCE)
 
-    def results(found: list[KrylovCell]) -> dict[int, _Result]:
+    def results(found: list[KrylovCell]) -> dict[int, Result]:
         made = {}
         for i, cell in enumerate(found):
             if cell.result is not None:
                 scale = cell.n / (cell.n - ddof)
                 eigen = Eigen(cell.result.values * scale, cell.result.bounds * scale, complete=False)
-                made[i] = _Result(eigen, cell.trace * scale, np.nan, Route.KRYLOV)
+                made[i] = Result(eigen, cell.trace * scale, np.nan, Route.KRYLOV)
         return made
 
     shared = {"dim": dim, "rank": rank, "ddof": ddof}
@@ -354,7 +316,7 @@ def _krylov(blocks: Iterable[Block], groups: Groups, *, dim: int, rank: int, ddo
 
 
 def _spectra(
-    names: Sequence[str], counts: NDArray[np.int64], results: dict[int, _Result], *, dim: int, rank: int, ddof: int
+    names: Sequence[str], counts: NDArray[np.int64], results: dict[int, Result], *, dim: int, rank: int, ddof: int
 ) -> Spectra:
     g = len(names)
     eigenvalues, bounds = np.full((g, rank), np.nan), np.full((g, rank), np.nan)

@@ -5,13 +5,8 @@ from pathlib import Path
 import pytest
 from shim_device import ShimDevice
 
-from grobust.probe._cuda import cuda
-from grobust.probe._device import Device
-
-
-@pytest.fixture(scope="session")
-def shim_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shim")
+from grobust.device._cuda import cuda
+from grobust.device._interface import Device
 
 
 @pytest.fixture(params=["forwards", "backwards", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -10,16 +10,16 @@ from shim_device import ShimDevice
 
 from grobust.arrays import to_numpy
 from grobust.balancing import make_balancer
+from grobust.device._cuda import OPTIONS, source
+from grobust.device._interface import KERNELS, NULL, Device, backward, forward, square
 from grobust.groups import Groups
 from grobust.probe import LBFGS, SGD, Head, Probe, TrainHead, _cuda_passes, _numba, fit_probes
 from grobust.probe._columns import Operand, padded
-from grobust.probe._cuda import OPTIONS, source
 from grobust.probe._cuda_moments import mean_and_scale
 from grobust.probe._cuda_passes import CudaPasses
 from grobust.probe._cuda_solver import dots, shared_product, two_loop
 from grobust.probe._cuda_train import DeviceTrainer
 from grobust.probe._design import Design, design
-from grobust.probe._device import KERNELS, NULL, Device, backward, forward, square
 from grobust.probe._objective import effective_l2
 from grobust.probe._passes import ArrayPasses, Evaluation
 from grobust.probe._precondition import references, shared_inverse

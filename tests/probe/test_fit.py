@@ -218,6 +218,25 @@ def test_general_code_runs_on_any_array_namespace(k: int) -> None:
         assert strict.objective == pytest.approx(plain.objective, rel=2e-6)
 
 
+@pytest.mark.parametrize("n", [150, 290])
+@pytest.mark.parametrize("k", [2, 3])
+def test_fewer_rows_than_features_on_any_array_namespace(n: int, k: int) -> None:
+    """n × n features formed where the rows are; 150 rows are few enough that the host solves them, 290 are not."""
+    xp = pytest.importorskip("array_api_strict")
+    x, y = problem(n, 500, k)
+    heads = [Head(l2=1e-2), Head(weights=row_weights("class", y), l2=1e-3)]
+    expected = fit_probes(x, y, heads, n_classes=k)
+    there = [xp.asarray(x), xp.asarray(y)]
+    found = fit_probes(*there, heads, n_classes=k)
+    for a, b in zip(found, expected, strict=True):
+        assert a.status is FitStatus.CONVERGED, a.message
+        assert a.objective == pytest.approx(b.objective, rel=2e-6)
+        logits = [np.asarray(fit.probe.logits(array)) for fit, array in ((a, xp.asarray(x)), (b, x))]
+        np.testing.assert_allclose(*logits, atol=0.05)
+    warm = fit_probes(*there, [Head(l2=1e-2, start=found[0].probe)], n_classes=k)[0]
+    assert warm.n_iter <= found[0].n_iter / 2 + 1
+
+
 @pytest.mark.parametrize(("n", "d"), [(2000, 60), (150, 600)])
 @pytest.mark.parametrize("k", [2, 3])
 def test_warm_starts_begin_where_they_are_told(n: int, d: int, k: int) -> None:

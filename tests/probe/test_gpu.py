@@ -6,15 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import array_api_compat
 import numpy as np
 import pytest
-from fake_cupy import XP, FakeArray, FakeCuda, FakeSlab
+from fake_cupy import XP, pretend
 from probe_problems import problem, row_weights
-from shim_device import ShimDevice
 
 from grobust.arrays import on_cuda, to_device, to_numpy
 from grobust.balancing import make_balancer
+from grobust.device._cuda import cuda
 from grobust.errors import ConfigError
 from grobust.groups import Groups
 from grobust.probe import (
@@ -25,14 +24,12 @@ from grobust.probe import (
     ProbeFit,
     TrainHead,
     _columns,
-    _cuda,
     _cuda_passes,
     fit_probe,
     fit_probes,
     train_heads,
 )
 from grobust.probe._columns import Operand
-from grobust.probe._cuda import cuda
 from grobust.probe._cuda_passes import CudaPasses
 from grobust.probe._design import design
 from grobust.settings import BalanceMethod, Optimizer
@@ -53,14 +50,10 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     if request.param == "cuda":
         yield Gpu(partial(to_device, device="cuda"), DeviceStream, 1)
         return
-    fake = FakeCuda(ShimDevice(request.getfixturevalue("shim_folder")))
-    is_cupy = array_api_compat.is_cupy_array
-    monkeypatch.setattr(array_api_compat, "is_cupy_array", lambda a: isinstance(a, FakeArray) or is_cupy(a))
-    monkeypatch.setattr(_cuda, "Cuda", lambda: fake)
+    pretend(monkeypatch, request.getfixturevalue("shim_folder"))
     for module in (_columns, _cuda_passes):
         monkeypatch.setattr(module, "MOST_ROW_BLOCKS", 64)
-    cuda.cache_clear()
-    yield Gpu(XP.asarray, partial(DeviceStream, slab=FakeSlab, send=XP.asarray, smallest=256), 8)
+    yield Gpu(XP.asarray, partial(DeviceStream, smallest=256), 8)
     cuda.cache_clear()
 
 
@@ -164,6 +157,21 @@ def test_sparse_heads_equal_the_hosts(gpu: Gpu, k: int) -> None:
     expected = fit_probes(x, y, heads, n_classes=k)
     for budget in (1 << 30, 8 * 40 * 700):
         same(gpu, fit_probes(gpu.put(x), y, heads, n_classes=k, max_bytes=budget), expected, x)
+
+
+@pytest.mark.parametrize("n", [120, 290])
+def test_subsets_of_fewer_rows_than_features_equal_the_hosts(gpu: Gpu, n: int) -> None:
+    """The n × n form, and beside it a head on all rows."""
+    x, y = problem(1300, 500, 2)
+    rng = np.random.default_rng(n)
+    masks = np.zeros((3, y.size))
+    for mask in masks:
+        mask[rng.choice(y.size, n, replace=False)] = 1
+    heads = [Head(weights=mask, l2=l2) for mask in masks for l2 in (1e-3, 1e-1)] + [Head(l2=1e-2)]
+    expected = fit_probes(x, y, heads, n_classes=2)
+    same(gpu, fit_probes(gpu.put(x), gpu.put(y), heads, n_classes=2), expected, x)
+    # Streamed, the rows of a subset are gathered on the host and sent.
+    same(gpu, fit_probes(gpu.stream(x), y, heads[:2], n_classes=2), expected[:2], x)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

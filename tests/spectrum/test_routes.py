@@ -8,7 +8,7 @@ from grobust.data.synthetic import gaussian_groups
 from grobust.errors import ConfigError, ShapeError
 from grobust.groups import Groups
 from grobust.spectrum import Route, Spectra, group_spectra, stream_spectra
-from grobust.spectrum._eigen import largest_eigenvalues
+from grobust.spectrum._eigen import largest_eigenvalues, largest_of_each
 
 
 def reference(x: np.ndarray) -> np.ndarray:
@@ -122,6 +122,39 @@ def test_lanczos_equals_the_full_solver() -> None:
     assert (zeros.values == 0).all()
 
 
+def test_several_matrices_side_by_side() -> None:
+    """On an array namespace that is not NumPy's: sizes mixed, few eigenvalues and all, ranks that end the iteration."""
+    rng = np.random.default_rng(0)
+    made = []
+    for m, rank in ((300, 300), (300, 300), (60, 60), (60, 60), (300, 4), (300, 0)):
+        rows = rng.standard_normal((rank, m)) * np.arange(1, m + 1) ** -0.6
+        made.append(rows.T @ rows)
+    repeated = np.zeros((300, 300))
+    repeated[:9, :9] = np.eye(9)
+    made.append(repeated)
+    strict = [array_api_strict.asarray(matrix) for matrix in made]
+    for complete in (False, True):
+        for matrix, found in zip(made, largest_of_each(strict, 5, complete=complete), strict=True):
+            exact = np.maximum(np.linalg.eigvalsh(matrix)[::-1], 0)
+            assert found.complete or not complete
+            np.testing.assert_allclose(found.values[:5], exact[:5], rtol=1e-11, atol=1e-12 * exact[0])
+            nearest = np.abs(found.values[:5, None] - exact[None, :]).min(axis=1)
+            assert (nearest <= found.bounds[:5] + 1e-13 * exact[0]).all()
+    few = largest_of_each(strict[:1], 5)[0]
+    assert (few.complete, few.values.size) == (False, 5)
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 600_000])
+def test_classes_and_groups_side_by_side_or_in_turn(memory: int) -> None:
+    x, groups = rotated((400, 200, 156, 284), 150, offset=3.0)
+    blocks = [(array_api_strict.asarray(x), np.arange(len(x)))]
+    settings = {"groups": groups, "dim": 150, "rank": 5, "route": Route.MOMENTS}
+    by_group, by_class = stream_spectra(blocks, **settings, memory_bytes=memory)
+    for spectra, cells in ((by_group, groups.ids), (by_class, groups.labels)):
+        assert set(spectra.routes) == {Route.MOMENTS}
+        assert worst(spectra, x, cells, 5) < 1e-6
+
+
 def test_shared_code_keeps_to_the_array_api() -> None:
     """What CuPy arrays go through, with a namespace that has nothing but the standard."""
     x, groups = rotated((60, 20, 10, 15), 12, offset=2.0)
@@ -132,3 +165,31 @@ def test_shared_code_keeps_to_the_array_api() -> None:
         expected, _ = stream_spectra([(x, np.arange(len(x)))], groups=groups, dim=12, rank=5, route=route)
         np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, rtol=1e-6)
         np.testing.assert_allclose(found.trace, expected.trace, rtol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("route", [Route.MOMENTS, Route.GRAM, Route.KRYLOV])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_cupy_equals_numpy(dtype: type, route: Route, offset: float) -> None:
+    """Also large enough that float16 goes to tensor cores, which cut sums off."""
+    import cupy
+
+    x, groups = rotated((6000, 2500, 600, 3000), 600, offset=offset)
+    x = x.astype(dtype)
+    for spectra, there in zip(
+        *(stream_spectra([(rows, np.arange(len(x)))], groups=groups, dim=600, rank=10, route=route)
+          for rows in (x, cupy.asarray(x))), strict=True
+    ):  # fmt: skip
+        np.testing.assert_allclose(there.eigenvalues, spectra.eigenvalues, rtol=1e-5 if dtype == np.float16 else 1e-6)
+        np.testing.assert_allclose(there.trace, spectra.trace, rtol=1e-5 if dtype == np.float16 else 1e-6)
+
+
+@pytest.mark.gpu
+def test_lanczos_on_cupy() -> None:
+    import cupy
+
+    rng = np.random.default_rng(0)
+    made = [(rows.T @ rows) for rows in (rng.standard_normal((900, 300)) * np.arange(1, 301) ** -s for s in (0.5, 1))]
+    for matrix, found in zip(made, largest_of_each([cupy.asarray(m) for m in made], 20), strict=True):
+        np.testing.assert_allclose(found.values, np.linalg.eigvalsh(matrix)[::-1][:20], rtol=1e-10)

@@ -1,10 +1,13 @@
 """λ1 of many subsets at once against a loop over numpy, by each of the three ways."""
 
+from dataclasses import replace
+
 import array_api_strict
 import numpy as np
 import pytest
 
 from grobust.errors import ConfigError
+from grobust.spectrum import _subsets
 from grobust.spectrum._lanczos import largest_of_many
 from grobust.spectrum._subsets import RowSet, draw_subsets
 
@@ -27,7 +30,13 @@ def test_every_way_equals_the_loop(
     x = (rng.standard_normal((n, d)) * np.arange(1, d + 1) ** -decay + 7).astype(np.float32)
     subsets = draw_subsets(rng, n, m, 12)
     monkeypatch.setattr(RowSet, "_plan", lambda self, b, size: plan)
-    np.testing.assert_allclose(RowSet.of(x).largest(subsets), loop(x, subsets), rtol=1e-6)
+    expected = loop(x, subsets)
+    np.testing.assert_allclose(RowSet.of(x).largest(subsets), expected, rtol=1e-6)
+    # What CuPy arrays go through, also in several batches.
+    strict = RowSet.of(array_api_strict.asarray(x))
+    np.testing.assert_allclose(strict.largest(subsets), expected, rtol=1e-6)
+    monkeypatch.setattr(_subsets, "DEVICE", replace(_subsets.DEVICE, columns=5, stack_bytes=1 << 17))
+    np.testing.assert_allclose(strict.largest(subsets), expected, rtol=1e-6)
 
 
 def test_complements_whole_and_gram_only() -> None:

@@ -53,3 +53,17 @@ extern "C" __global__ void root_weighted(
         else ((float*)out)[i * d + j] = value;
     }
 }
+
+// high + low / LOW = ((x - coarse) - fine) * scale of the listed rows, as two float16: (count, d) each. grid (d / threads,
+// blocks of rows).
+extern "C" __global__ void split_rows(
+    const void* features, int is_half, long long pitch, const long long* listed, long long count, int d,
+    const float* coarse, const float* fine, const float* scale, half_bits* high, half_bits* low
+) {
+    int j = blockIdx.x * blockDim.x + threadIdx.x;
+    if (j >= d) return;
+    for (long long i = blockIdx.y; i < count; i += gridDim.y) {
+        float value = (element(features, is_half, listed[i] * pitch + j) - coarse[j]) - fine[j];
+        split_float(value * scale[j], high + i * d + j, low + i * d + j);
+    }
+}

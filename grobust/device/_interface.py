@@ -1,6 +1,6 @@
 """What the passes, the trainer and the solver ask of a GPU: arrays, kernels and matrix products.
 
-`grobust.probe._cuda` is the GPU. The tests stand in for it with NumPy and kernels compiled for the CPU, so that all of
+`grobust.device._cuda` is the GPU. The tests stand in for it with NumPy and kernels compiled for the CPU, so that all of
 this code runs where no GPU is.
 """
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from grobust.typing import Array
 
-__all__ = ["KERNELS", "NULL", "Device", "Product", "backward", "chunk_rows", "forward", "square"]
+__all__ = ["KERNELS", "NULL", "Device", "Product", "backward", "chunk_rows", "forward", "outer", "square", "squares"]
 
 # The kernels of each source.
 KERNELS = {
     "passes": ("stage_sigmoid", "stage_softmax", "reduce", "fold", "unfold", "curvature"),
     "counts": ("count_correct",),
-    "rows": ("column_moments", "centred", "root_weighted"),
+    "rows": ("column_moments", "centred", "root_weighted", "split_rows"),
     "train": ("minibatches",),
     "lbfgs": ("dots", "two_loop", "choose_product"),
 }
@@ -110,5 +110,19 @@ def backward(device: Device, residual: Array, rows: Array, chunk: int) -> Array:
 
 def square(device: Device, rows: Array, out: Array) -> None:
     """out (d, d) += rows (b, d)ᵀ · rows."""
-    b, d = rows.shape
-    device.product(Product(False, True, d, d, b, 1.0, rows, d, rows, d, 1.0, out, d))
+    outer(device, rows, rows, out)
+
+
+def outer(device: Device, a: Array, b: Array, out: Array) -> None:
+    """out (d, d) += bᵀ · a of rows (m, d) each."""
+    m, d = a.shape
+    device.product(Product(False, True, d, d, m, 1.0, a, d, b, d, 1.0, out, d))
+
+
+def squares(device: Device, rows: Array, out: Array) -> None:
+    """out (p, d, d) = the products rowsᵀ · rows of p equal stretches of rows (b, d)."""
+    pieces, d, _ = out.shape
+    length = rows.shape[0] // pieces
+    device.product(
+        Product(False, True, d, d, length, 1.0, rows, d, rows, d, 0.0, out, d, length * d, length * d, d * d, pieces)
+    )

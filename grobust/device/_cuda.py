@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grobust.probe._device import KERNELS, Product
+from grobust.device._interface import KERNELS, Product
 from grobust.typing import Array
 
-__all__ = ["OPTIONS", "Cuda", "CudaSlab", "cuda", "source", "upload"]
+__all__ = ["OPTIONS", "Cuda", "CudaSlab", "cuda", "source"]
 
 OPTIONS = ("-std=c++17",)
 # What a kernel may use without being told.
@@ -21,7 +21,7 @@ ORDINARY_SHARED = 48 << 10
 @cache
 def source(name: str) -> str:
     """A CUDA source with what it shares with the others before it."""
-    folder = files("grobust.probe") / "cuda"
+    folder = files("grobust.device") / "cuda"
     shared = (folder / "common.cuh").read_text(encoding="utf-8")
     own = (folder / f"{name}.cu").read_text(encoding="utf-8")
     return f'#line 1 "common.cuh"\n{shared}\n#line 1 "{name}.cu"\n{own}'
@@ -85,6 +85,18 @@ class Cuda:
                 p.batch, *tail,
             )  # fmt: skip
 
+    def slab(self, rows: int, d: int, dtype: Any) -> "CudaSlab":
+        """Room for a stream's block."""
+        return CudaSlab(rows, d, dtype)
+
+    def upload(self, rows: NDArray[Any]) -> Array:
+        """Rows as a CuPy array."""
+        return self.xp.asarray(rows)
+
+    def free_bytes(self) -> int:
+        """Memory that an array may take now: the device's free memory, and what CuPy's pool holds for reuse."""
+        return int(self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes())
+
     def inverses(self, matrices: Array, shifts: Sequence[float], ridge: float, tries: int) -> Array:
         """(R, d, d) float32 inverses by Cholesky, each on a stream of its own: one alone does not fill the device."""
         cupy = self.xp
@@ -135,11 +147,6 @@ class Cuda:
 def cuda() -> Cuda:
     """The door, opened once."""
     return Cuda()
-
-
-def upload(rows: NDArray[Any]) -> Array:
-    """Rows as a CuPy array."""
-    return cuda().xp.asarray(rows)
 
 
 class CudaSlab:

@@ -4,21 +4,23 @@ Passes go over the rows from the first block to the last, and again: so the bloc
 known, and after the last comes the first. A thread copies it into pinned memory and starts its transfer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from grobust.device._cuda import cuda
 from grobust.errors import ShapeError
-from grobust.probe._cuda import CudaSlab, upload
 from grobust.typing import Array
 
-__all__ = ["DeviceStream", "Slab"]
+__all__ = ["DeviceStream", "Slab", "free_bytes", "on_device"]
 
 # Fewer rows than this are not a block of a pass, and go by themselves.
 SMALLEST_BLOCK = 1024
+# Of a block of rows, where nothing else decides: large enough for the bus, small enough for pinned memory.
+BLOCK_BYTES = 64 << 20
 
 
 @runtime_checkable
@@ -44,7 +46,7 @@ class DeviceStream:
     Parameters
     ----------
     features : (n, d) float16, float32 or float64: a NumPy array, a memory map, or a reader with shape, dtype and slices
-    slab : makes room for (rows, d, dtype); by default on the current CUDA device
+    slab : makes room for (rows, d, dtype); by default on the current CUDA device, in pinned memory too
     send : copies rows to the device; by default CuPy's
     smallest : blocks of fewer rows are not read ahead
 
@@ -55,15 +57,16 @@ class DeviceStream:
     """
 
     def __init__(
-        self, features: Any, *, slab: Callable[[int, int, Any], Slab] = CudaSlab,
-        send: Callable[[NDArray[Any]], Array] = upload, smallest: int = SMALLEST_BLOCK,
+        self, features: Any, *, slab: Callable[[int, int, Any], Slab] | None = None,
+        send: Callable[[NDArray[Any]], Array] | None = None, smallest: int = SMALLEST_BLOCK,
     ) -> None:  # fmt: skip
         if len(features.shape) != 2:
             raise ShapeError(f"A stream takes features (n, d), got {features.shape}.")
         self.shape: tuple[int, int] = (int(features.shape[0]), int(features.shape[1]))
         self.dtype = np.dtype(features.dtype)
         self.ndim = 2
-        self._features, self._slab, self._send, self._smallest = features, slab, send, smallest
+        self._features, self._smallest = features, smallest
+        self._slab, self._send = slab or cuda().slab, send or cuda().upload
         self._slabs: list[Slab] = []
         self._holds: list[tuple[int, int] | None] = [None, None]
         self._filling: list[Future[None] | None] = [None, None]
@@ -137,3 +140,23 @@ class DeviceStream:
         self._slabs = []
         self._slabs = [self._slab(rows, self.shape[1], self.dtype) for _ in range(2)]
         self._holds, self._capacity = [None, None], rows
+
+    def stretches(self) -> Iterator[tuple[int, int]]:
+        """First row and row after the last of blocks that are worth a transfer each, in order."""
+        n, d = self.shape
+        rows = max(self._smallest, BLOCK_BYTES // max(d * self.dtype.itemsize, 1))
+        return ((start, min(start + rows, n)) for start in range(0, n, rows))
+
+
+def on_device(features: Any) -> Array:
+    """All rows (n, d) on the current CUDA device in their own dtype, sent through pinned memory block by block."""
+    stream = DeviceStream(features)
+    out = cuda().xp.empty(stream.shape, dtype=stream.dtype)
+    for start, stop in stream.stretches():
+        out[start:stop] = stream[start:stop]
+    return out
+
+
+def free_bytes() -> int:
+    """Memory that an array on the current CUDA device may take now."""
+    return cuda().free_bytes()
