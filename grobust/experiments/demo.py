@@ -8,11 +8,12 @@ from typing import Any
 from grobust.errors import ConfigError
 from grobust.experiments.config import ExtractConfig, ProbeConfig, SpectrumConfig
 from grobust.experiments.extract import run_extract
-from grobust.experiments.probe import ProbeReport, method_result, run_probe
+from grobust.experiments.probe import ProbeReport, run_probe
 from grobust.experiments.records import read_records
 from grobust.experiments.spectrum import SpectrumReport, run_spectrum
 from grobust.features.extract import Progress
 from grobust.report.figures import GroupSpectrum, plot_eigenvalues, plot_wga_by_method
+from grobust.report.views import method_result
 from grobust.settings import BalanceMethod
 
 __all__ = ["DemoConfig", "DemoReport", "run_demo"]

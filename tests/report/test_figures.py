@@ -12,7 +12,7 @@ from grobust.report.figures import (
     GroupSpectrum,
     MethodResult,
     TrajectoryPoint,
-    _curve,
+    draw_curve,
     plot_eigenvalues,
     plot_trajectories,
     plot_wga_by_method,
@@ -79,7 +79,7 @@ def test_a_curve_is_the_mean_over_seeds_at_the_steps_taken() -> None:
     points = [TrajectoryPoint("toy", "mixture", s, e, 7 * e, 9, 0.5, w, 0.9, None)
               for s, curve in enumerate(((0.2, 0.4), (0.4, 0.8))) for e, w in enumerate(curve, start=1)]  # fmt: skip
     ax = Figure().subplots()
-    _curve(ax, points, "steps")
+    draw_curve(ax, points, "steps")
     (line,) = ax.get_lines()
     np.testing.assert_allclose(line.get_xdata(), [7, 14])
     np.testing.assert_allclose(line.get_ydata(), [30, 60])
