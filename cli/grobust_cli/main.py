@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 
 from grobust import __version__
 from grobust.errors import GrobustError
-from grobust_cli import demo, extract, info, plot, predict, probe, spectrum, table
+from grobust_cli import demo, extract, info, plot, predict, probe, report, spectrum, table
 from grobust_cli._output import fail
 
 __all__ = ["app", "main"]
@@ -52,6 +52,7 @@ app.command("predict")(predict.predict)
 app.command("spectrum")(spectrum.spectrum)
 app.command("table")(table.table)
 app.command("plot")(plot.plot)
+app.command("report")(report.report)
 app.command("info")(info.info)
 app.command("verify")(info.verify)
 

@@ -16,7 +16,7 @@ from grobust.report.choices import BestIn
 from grobust.report.fields import Found, having, lookup, require, text_of
 from grobust.report.labels import differences
 
-__all__ = ["Cell", "PivotTable", "pivot", "to_csv", "to_latex", "to_markdown"]
+__all__ = ["Cell", "PivotTable", "mean_cell", "pivot", "to_csv", "to_latex", "to_markdown"]
 
 CONFIDENCE = 0.95
 MOST_NAMED = 5
@@ -153,7 +153,7 @@ def pivot(
         found.setdefault(at, []).append(_checked(v, value))
         pooled.setdefault(at, []).append(record)
     row_names, column_names = (_ordered([_found(record, name) for record in used]) for name in (rows, columns))
-    cells = [[_cell(found.get((r, c)), ddof) for c in column_names] for r in row_names]
+    cells = [[_cell_of(found.get((r, c)), ddof) for c in column_names] for r in row_names]
     percent = all(v.is_estimate for own in found.values() for v in own)
     notes = [_sd_note(ddof), *_best_note(best_in, lower_is_better)]
     differing = sorted({name for own in pooled.values() for name in differences(own)})
@@ -167,6 +167,33 @@ def pivot(
         cells=_marked(cells, best_in, lower_is_better), percent=percent, ddof=ddof,
         notes=tuple(notes),
     )  # fmt: skip
+
+
+def mean_cell(values: Sequence[float], intervals: Sequence[tuple[float, float]] = (), *, ddof: int = 0) -> Cell:
+    """Mean and sd of runs, and a 95% interval of the mean.
+
+    Parameters
+    ----------
+    values : one or more, float64 sums
+    intervals : of the runs' own test rows, one per value, or none
+
+    Returns
+    -------
+    A cell; its interval is Student's over two or more runs, widened to hold the mean of the runs' own.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    # Equal values have no spread; the rounding of their mean must not give them one.
+    n, mean = array.size, float(array.mean() if np.ptp(array) else array[0])
+    squares = float(np.sum((array - mean) ** 2))
+    sd = math.sqrt(squares / (n - ddof)) if n > ddof else math.nan
+    low = high = math.nan
+    if n > 1:
+        half = float(student_t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * math.sqrt(squares / (n - 1) / n)
+        low, high = mean - half, mean + half
+    if intervals:
+        low = float(np.fmin(low, fmean(a for a, _ in intervals)))
+        high = float(np.fmax(high, fmean(b for _, b in intervals)))
+    return Cell(mean, sd, n, low, high)
 
 
 def to_markdown(table: PivotTable) -> str:
@@ -248,24 +275,11 @@ def _ordered(found: Sequence[Found]) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _cell(found: list[Found] | None, ddof: int) -> Cell | None:
+def _cell_of(found: Sequence[Found] | None, ddof: int) -> Cell | None:
     if not found:
         return None
-    values = np.array([f.value for f in found], dtype=np.float64)
-    # Equal values have no spread; the rounding of their mean must not give them one.
-    n, mean = values.size, float(values.mean() if np.ptp(values) else values[0])
-    sd = float(np.sqrt(np.sum((values - mean) ** 2) / (n - ddof))) if n > ddof else math.nan
-    low = high = math.nan
-    if n > 1:
-        error = math.sqrt(float(np.sum((values - mean) ** 2)) / (n - 1) / n)
-        half = float(student_t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * error
-        low, high = mean - half, mean + half
     own = [(f.low, f.high) for f in found if f.low is not None and f.high is not None]
-    if len(own) == n:
-        low, high = (
-            float(v) for v in (np.fmin(low, fmean(a for a, _ in own)), np.fmax(high, fmean(b for _, b in own)))
-        )
-    return Cell(mean, sd, n, low, high)
+    return mean_cell([f.value for f in found], own if len(own) == len(found) else (), ddof=ddof)
 
 
 def _marked(cells: list[list[Cell | None]], best_in: BestIn, lower: bool) -> tuple[tuple[Cell | None, ...], ...]:

@@ -115,8 +115,7 @@ def score_points(records: Sequence[dict[str, Any]], value: str) -> list[ScorePoi
     for record, panel, name in _named(records):
         test, scores = lookup(record, value), record["results"].get("val_scores") or {}
         if not scores:
-            val = final_metrics(record, "val") or {}
-            scores = {k: val[k]["value"] for k in ("wga", "worst_class", "average", "average_group") if k in val}
+            scores = _read(record, _validation_scores)
         if test is not None:
             found += [
                 ScorePoint(panel, name, _seed(record), score, float(number), test.value)
@@ -153,17 +152,17 @@ def rho_points(records: Sequence[dict[str, Any]], *, last: bool) -> list[RhoPoin
     return points
 
 
-def null_ranges(records: Sequence[dict[str, Any]]) -> list[NullRange]:
-    """ρ(y) beside the quantiles of its size-matched null, where a record has one."""
+def null_ranges(records: Sequence[dict[str, Any]], *, all_ratios: bool = False) -> list[NullRange]:
+    """ρ(y) beside the quantiles of its size-matched null; with `all_ratios` also where a record has no null."""
     found = []
     for record, label in _last(records):
         for ratio in _ratios(record):
-            null = ratio["inference"]
-            if null and null.get("null_quantiles"):
-                quantiles = {float(level): float(value) for level, value in null["null_quantiles"].items()}
+            null = ratio["inference"] or {}
+            quantiles = {float(level): float(value) for level, value in null.get("null_quantiles", {}).items()}
+            if quantiles or all_ratios:
                 found.append(
                     NullRange(
-                        _title(label), ratio["class_name"], ratio["rho"], quantiles, null["p_value"], null["reading"],
+                        _title(label), ratio["class_name"], ratio["rho"], quantiles, null.get("p_value", math.nan), null.get("reading", ""),
                         ratio["minority"], ratio["n_minority"], ratio["n_majority"],
                     )
                 )  # fmt: skip
@@ -184,6 +183,15 @@ def gap_pairs(records: Sequence[dict[str, Any]]) -> list[RatioAndGap]:
         for pair in record["results"].get("gaps", [])
         if pair["rho"] is not None and pair["gap"] is not None
     ]
+
+
+def _validation_scores(record: dict[str, Any]) -> dict[str, float | None]:
+    """Scores of the head that the run's test metrics are of: a solved one, or that of the last epoch."""
+    val = final_metrics(record, "val")
+    if val is not None:
+        return {k: val[k]["value"] for k in ("wga", "worst_class", "average", "average_group") if k in val}
+    curve = (record["results"].get("epochs") or {}).get("val") or {}
+    return {k: curve[k][-1] for k in ("wga", "worst_class", "average") if k in curve}
 
 
 def _named(records: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str, str]]:
