@@ -18,7 +18,7 @@ def extract(
     backbone: Annotated[
         str,
         typer.Option(
-            help="source:name[@weights]; sources: timm, transformers, open_clip, torchvision, packaged.",
+            help="source:name[@weights]; sources: timm, transformers, open_clip, torchvision, packaged, run.",
             show_default=False,
         ),
     ],

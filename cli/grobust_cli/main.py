@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 
 from grobust import __version__
 from grobust.errors import GrobustError
-from grobust_cli import demo, extract, info, plot, predict, probe, report, spectrum, table
+from grobust_cli import demo, extract, finetune, info, plot, predict, probe, recipes, report, spectrum, table
 from grobust_cli._output import fail
 
 __all__ = ["app", "main"]
@@ -47,9 +47,11 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("extract")(extract.extract)
+app.command("finetune")(finetune.finetune)
 app.command("probe")(probe.probe)
 app.command("predict")(predict.predict)
 app.command("spectrum")(spectrum.spectrum)
+app.command("recipes")(recipes.recipes)
 app.command("table")(table.table)
 app.command("plot")(plot.plot)
 app.command("report")(report.report)

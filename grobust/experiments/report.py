@@ -118,13 +118,13 @@ class _Matched:
         names = ", ".join(map(str, config.stores))
         if config.heads is not None and not self.heads:
             raise StoreMismatchError(
-                f"{config.heads} was trained on features of another kind than {names} hold, or these have no test rows. "
-                "Train heads on one of them with `grobust probe --save`."
+                f"{config.heads} was trained on features of another kind than {names} hold, or these have no test "
+                "rows. Train heads on one of them with `grobust probe --save`."
             )
         if config.dataset is not None and not self.dataset:
             raise StoreMismatchError(
-                f"The rows of {names} are not rows of the data set '{config.dataset}'. Give the one they were extracted "
-                "from (`grobust info STORE` names it)."
+                f"The rows of {names} are not rows of the data set '{config.dataset}'. Give the one they were "
+                "extracted from (`grobust info STORE` names it)."
             )
 
 

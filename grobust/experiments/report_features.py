@@ -2,7 +2,7 @@
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -124,8 +124,9 @@ def examples_of(
 
     n, right = int(in_group.sum()), int((in_group & hit).sum())
     caption = (
-        f"Head '{head.info.name}' on test rows: {right} of {n} of this group right ({100 * right / n:.1f}%, 95% interval "
-        f"{100 * metrics.wga.low:.1f} to {100 * metrics.wga.high:.1f}). Confidence is the head's own probability."
+        f"Head '{head.info.name}' on test rows: {right} of {n} of this group right ({100 * right / n:.1f}%, "
+        f"95% interval {100 * metrics.wga.low:.1f} to {100 * metrics.wga.high:.1f}). "
+        "Confidence is the head's own probability."
     )
     if dataset is None:
         caption += " Give --dataset to see texts or images."
@@ -160,22 +161,20 @@ def _example(
 ) -> Example:
     row = int(head.rows[i])
     names = store.groups.class_names
-    about = {
-        "id": store.sample_ids[row],
-        "label": names[int(store.groups.labels[row])],
-        "predicted": names[int(head.predicted[i])],
-    }
-    confidence = float(head.confidence[i])
+    plain = Example(
+        id=store.sample_ids[row],
+        label=names[int(store.groups.labels[row])],
+        predicted=names[int(head.predicted[i])],
+        confidence=float(head.confidence[i]),
+    )
     if dataset is None or index is None:
-        return Example(**about, confidence=confidence)
+        return plain
     item = dataset[index[store.sample_ids[row]]]
     if isinstance(item, Image.Image):
         uri, (width, height) = _thumbnail(item)
-        return Example(**about, confidence=confidence, image=uri, width=width, height=height)
+        return replace(plain, image=uri, width=width, height=height)
     text = str(item)
-    return Example(
-        **about, confidence=confidence, text=text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"
-    )
+    return replace(plain, text=text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…")
 
 
 def _thumbnail(image: Image.Image) -> tuple[str, tuple[int, int]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +21,7 @@ __all__ = [
     "METHOD_COLORS",
     "SERIES_COLORS",
     "SERIES_MARKERS",
+    "draw_band",
     "in_order",
     "method_style",
     "methods_in_order",
@@ -45,6 +47,7 @@ SERIES_COLORS = tuple(METHOD_COLORS.values())
 SERIES_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PANEL_INCHES = (5.6, 4.2)
 PANELS_PER_ROW = 4
+MARKERS_PER_LINE = 10
 # Of a panel's width at the title's size; matplotlib wraps at the figure's edge only.
 TITLE_CHARACTERS = 70
 # Fixed salt, so that the same numbers give the same file; text as paths of the font that comes with matplotlib.
@@ -102,6 +105,15 @@ def panels(n: int) -> tuple[Figure, list[Axes]]:
     for ax in axes[n:]:
         ax.remove()
     return figure, axes[:n]
+
+
+def draw_band(
+    ax: Axes, x: Sequence[float], values: Sequence[Sequence[float]], *, style: dict[str, Any], label: str
+) -> None:
+    """A line through the means of `values` at each x, and a band of one population standard deviation around it."""
+    mean, sd = np.array([np.mean(v) for v in values]), np.array([np.std(v) for v in values])
+    ax.plot(x, mean, label=label, ms=4, markevery=max(1, len(mean) // MARKERS_PER_LINE), **style)
+    ax.fill_between(x, mean - sd, mean + sd, color=style["color"], alpha=0.2, lw=0)
 
 
 def plain(text: str) -> str:

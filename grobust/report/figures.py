@@ -1,4 +1,4 @@
-"""Figures as PNG and SVG, each with the numbers behind it as CSV."""
+"""Figures of single results: worst-group accuracy by method, eigenvalues by group."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -6,17 +6,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from grobust.report._canvas import in_order, method_style, methods_in_order, panels, plain, series_style, titled, write
 
 __all__ = [
     "GroupSpectrum",
     "MethodResult",
-    "TrajectoryPoint",
-    "draw_curve",
     "plot_eigenvalues",
-    "plot_trajectories",
     "plot_wga_by_method",
 ]
 
@@ -47,31 +43,6 @@ class GroupSpectrum:
     eigenvalues: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class TrajectoryPoint:
-    """One head after one epoch: what it drew since the start, its loss, and accuracies as proportions.
-
-    Parameters
-    ----------
-    epoch : from 1
-    steps, rows : minibatches and rows drawn since the start
-    loss : mean of the epoch's minibatch losses; None where training diverged
-    wga, average : on the test split
-    val_wga : on the validation split; None without one
-    """
-
-    dataset: str
-    method: str
-    seed: int
-    epoch: int
-    steps: int
-    rows: int
-    loss: float | None
-    wga: float
-    average: float
-    val_wga: float | None
-
-
 def plot_wga_by_method(results: Sequence[MethodResult], stem: Path) -> tuple[Path, ...]:
     """Worst-group accuracy by balancing method, one panel per data set.
 
@@ -100,31 +71,6 @@ def plot_wga_by_method(results: Sequence[MethodResult], stem: Path) -> tuple[Pat
     axes[0].plot([], [], "k-", label="95% Wilson interval")
     axes[0].legend(frameon=False, fontsize=8, loc="upper right", ncols=3)
     return write(figure, stem, [asdict(r) for r in results], [f.name for f in fields(MethodResult)])
-
-
-def plot_trajectories(points: Sequence[TrajectoryPoint], stem: Path) -> tuple[Path, ...]:
-    """Test worst-group accuracy over training: two panels per data set, against epochs and against steps.
-
-    Lines are means over seeds, bands plus and minus one standard deviation.
-
-    Returns
-    -------
-    The files written: PNG, SVG, CSV.
-    """
-    datasets = in_order(p.dataset for p in points)
-    figure, axes = panels(2 * len(datasets))
-    for i, dataset in enumerate(datasets):
-        panel = [p for p in points if p.dataset == dataset]
-        seeds = len({p.seed for p in panel})
-        for ax, unit in zip(axes[2 * i : 2 * i + 2], ("epoch", "steps"), strict=True):
-            for position, method in enumerate(methods_in_order(p.method for p in panel)):
-                draw_curve(ax, [p for p in panel if p.method == method], unit, position)
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.set_xlabel("epoch" if unit == "epoch" else "steps (minibatches)")
-            ax.set_ylabel("test worst-group accuracy (%)")
-            titled(ax, f"{dataset}: mean ± sd of n = {seeds} seed(s)")
-    axes[0].legend(frameon=False, fontsize=8)
-    return write(figure, stem, [asdict(p) for p in points], [f.name for f in fields(TrajectoryPoint)])
 
 
 def plot_eigenvalues(spectra: Sequence[GroupSpectrum], stem: Path) -> tuple[Path, ...]:
@@ -166,15 +112,3 @@ def _method_bar(ax: Axes, x: int, runs: Sequence[MethodResult]) -> None:
     ax.plot(x, 100 * np.mean([r.average for r in runs]), "kD", mfc="none", ms=6)
     box = {"fc": "w", "ec": "none", "alpha": 0.8, "pad": 1}
     ax.annotate(f"{wga.mean():.1f}", (x, 2), fontsize=8, ha="center", bbox=box)
-
-
-def draw_curve(ax: Axes, points: Sequence[TrajectoryPoint], unit: str, position: int = 0, *, note: str = "") -> None:
-    """One method: mean and band over seeds after each epoch, at the seeds' mean of the unit."""
-    epochs = sorted({p.epoch for p in points})
-    at = [[p for p in points if p.epoch == epoch] for epoch in epochs]
-    x = [np.mean([getattr(p, unit) for p in each]) for each in at]
-    mean = np.array([100 * np.mean([p.wga for p in each]) for each in at])
-    spread = np.array([100 * np.std([p.wga for p in each]) for each in at])
-    style = method_style(points[0].method, position)
-    ax.plot(x, mean, label=plain(points[0].method) + note, ms=4, markevery=max(1, len(epochs) // 10), **style)
-    ax.fill_between(x, mean - spread, mean + spread, color=style["color"], alpha=0.2, lw=0)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from grobust.report._canvas import in_order, method_style, methods_in_order, panels, plain, titled, write
+from grobust.report._canvas import draw_band, in_order, method_style, methods_in_order, panels, plain, titled, write
 
 __all__ = ["NullDraws", "RhoPoint", "plot_null", "plot_rho", "plot_rho_over_training"]
 
@@ -111,10 +111,8 @@ def plot_rho_over_training(points: Sequence[RhoPoint], stem: Path) -> tuple[Path
             own = [p for p in panel if p.method == method]
             epochs = sorted({p.epoch for p in own if p.epoch is not None})
             at = [[p.rho for p in own if p.epoch == epoch] for epoch in epochs]
-            mean, sd = np.array([np.mean(v) for v in at]), np.array([np.std(v) for v in at])
-            style = method_style(method, j)
-            ax.plot(epochs, mean, ms=4, label=f"{plain(method)} (n={max(map(len, at))})", **style)
-            ax.fill_between(epochs, mean - sd, mean + sd, color=style["color"], alpha=0.2, lw=0)
+            label = f"{plain(method)} (n={max(map(len, at))})"
+            draw_band(ax, epochs, at, style=method_style(method, j), label=label)
         ax.axhline(1, color="k", lw=0.8, ls=":")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("epoch")

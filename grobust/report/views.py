@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from grobust.errors import DataError
 from grobust.report.comparisons import GroupAccuracy, NumberPoint, ScorePoint
+from grobust.report.curves import TrajectoryPoint
 from grobust.report.fields import lookup, method_of
-from grobust.report.figures import GroupSpectrum, MethodResult, TrajectoryPoint
+from grobust.report.figures import GroupSpectrum, MethodResult
 from grobust.report.labels import RunLabel, panel_names, run_names, spectrum_label
 from grobust.report.null_figures import NullRange
 from grobust.report.spectra import RhoPoint
@@ -162,8 +163,8 @@ def null_ranges(records: Sequence[dict[str, Any]], *, all_ratios: bool = False) 
             if quantiles or all_ratios:
                 found.append(
                     NullRange(
-                        _title(label), ratio["class_name"], ratio["rho"], quantiles, null.get("p_value", math.nan), null.get("reading", ""),
-                        ratio["minority"], ratio["n_minority"], ratio["n_majority"],
+                        _title(label), ratio["class_name"], ratio["rho"], quantiles, null.get("p_value", math.nan),
+                        null.get("reading", ""), ratio["minority"], ratio["n_minority"], ratio["n_majority"],
                     )
                 )  # fmt: skip
     return found
@@ -205,11 +206,12 @@ def _curve(panel: str, name: str, record: dict[str, Any]) -> list[TrajectoryPoin
     test, n = curve["test"], len(curve["test"]["wga"])
     numbers = curve.get("epochs") or curve.get("epoch") or range(1, n + 1)
     val = curve["val"]["wga"] if "val" in curve else [None] * n
-    columns = (numbers, curve["steps"], curve["rows"], curve["loss"], test["wga"], test["average"], val)
+    train = curve["train"]["average"] if "train" in curve else [None] * n
+    columns = (numbers, curve["steps"], curve["rows"], curve["loss"], test["wga"], test["average"], val, train)
     seed = _seed(record)
     return [
-        TrajectoryPoint(panel, name, seed, int(epoch), int(steps), int(rows), loss, wga, average, val_wga)
-        for epoch, steps, rows, loss, wga, average, val_wga in zip(*columns, strict=True)
+        TrajectoryPoint(panel, name, seed, int(epoch), int(steps), int(rows), loss, wga, average, val_wga, train)
+        for epoch, steps, rows, loss, wga, average, val_wga, train in zip(*columns, strict=True)
         if wga is not None
     ]
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from grobust.report._canvas import METHOD_COLORS, methods_in_order
 from grobust.report.comparisons import GroupAccuracy
-from grobust.report.curves import steps_per_epoch
+from grobust.report.curves import TrajectoryPoint, steps_per_epoch
 from grobust.report.fields import method_of
-from grobust.report.figures import TrajectoryPoint
 from grobust.report.page.content import GroupRow, PageContent, Provenanced, SummaryCard
 from grobust.report.page.summary import summarize_methods, summary_card
 from grobust.report.tables import mean_cell
