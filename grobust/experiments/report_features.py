@@ -73,9 +73,9 @@ def scatter_of(store: FeatureStore, config: ReportConfig, head: HeadOnStore | No
     rows = np.sort(rng.choice(store.n, size=min(store.n, config.points), replace=False))
     xy, caption = _placed(store, rows, config, rng)
     low, high = xy.min(axis=0), xy.max(axis=0)
-    # One scale for both axes, the smaller range in the middle: distances keep their proportions.
-    span = float((high - low).max()) or 1.0
-    steps = np.rint(LARGEST * (0.02 + 0.96 * ((xy - (low + high) / 2) / span + 0.5))).astype("<u2")
+    # One scale for both axes of the page's 4 : 3 canvas, so that distances keep their proportions.
+    box = np.array([4 / 3, 1.0]) * (float(((high - low) / (4 / 3, 1.0)).max()) or 1.0)
+    steps = np.rint(LARGEST * (0.02 + 0.96 * ((xy - (low + high) / 2) / box + 0.5))).astype("<u2")
     groups = store.groups.take(rows)
     split = np.asarray(store.split)[rows]
     wrong = None

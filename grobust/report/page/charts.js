@@ -49,11 +49,11 @@ function lineChart(host, { series, xLabel, yLabel, scale, log, label }) {
       const every = Math.max(1, Math.floor(points.length / 10));
       points.filter((_, i) => i % every === 0).forEach(([x, y]) => chart.append(marker(s.style, x, py(y), 3.2, "mark")));
     }
-    const cross = svg("line", { class: "ref", x1: -9, x2: -9, y1: top, y2: height - bottom });
+    const cross = svg("line", { class: "ref", visibility: "hidden", y1: top, y2: height - bottom });
     chart.append(cross);
     const read = (i) => {
       at = Math.max(0, Math.min(xs.length - 1, i));
-      cross.setAttribute("x1", px(xs[at])); cross.setAttribute("x2", px(xs[at]));
+      cross.setAttribute("x1", px(xs[at])); cross.setAttribute("x2", px(xs[at])); cross.setAttribute("visibility", "visible");
       const lines = used.map((s) => [s, s.x.indexOf(xs[at])]).filter(([s, k]) => k >= 0 && s.y[k] !== null)
         .sort((a, b) => b[0].y[b[1]] - a[0].y[a[1]])
         .map(([s, k]) => `${s.name}: ${short(s.y[k] * scale)}${s.sd && s.n > 1 ? ` ± ${short(s.sd[k] * scale)}` : ""}`);
@@ -65,8 +65,8 @@ function lineChart(host, { series, xLabel, yLabel, scale, log, label }) {
       const nearest = xs.reduce((best, v, i) => (Math.abs(px(v) - x) < Math.abs(px(xs[best]) - x) ? i : best), 0);
       showTip(read(nearest), event.clientX, event.clientY);
     });
-    chart.addEventListener("pointerleave", () => { hideTip(); cross.setAttribute("x1", -9); cross.setAttribute("x2", -9); });
-    chart.addEventListener("blur", hideTip);
+    chart.addEventListener("pointerleave", () => { hideTip(); at = null; cross.setAttribute("visibility", "hidden"); });
+    chart.addEventListener("blur", () => { hideTip(); at = null; cross.setAttribute("visibility", "hidden"); });
     chart.addEventListener("keydown", (event) => {
       const now = at === null ? 0 : at;
       const moves = { ArrowLeft: now - 1, ArrowRight: at === null ? 0 : now + 1, Home: 0, End: xs.length - 1 };

@@ -47,10 +47,12 @@ function scatter(host, panel) {
     context.globalAlpha = 1;
     if (wrong) {
       context.strokeStyle = ink;
-      context.lineWidth = ratio;
+      context.globalAlpha = 0.45;
+      context.lineWidth = 0.8 * ratio;
       for (let i = 0; i < n; i += 1) {
         if (wrong[i] === 1 && visible(i)) context.strokeRect(screenX(i, w) - size, screenY(i, h) - size, 2 * size, 2 * size);
       }
+      context.globalAlpha = 1;
     }
     if (picked >= 0) {
       context.strokeStyle = ink;
@@ -141,11 +143,19 @@ function scatter(host, panel) {
   const groups = el("div", { class: "legend" }), others = el("div", { class: "legend" });
   panel.groups.forEach((name, g) => toggle(groups, `${name} (${panel.counts[g]})`, `s${g % 8}`, (on) => { groupsOn[g] = on; }));
   ["train", "val", "test"].forEach((name, s) => { if (panel.splits.includes(s)) toggle(others, name, null, (on) => { splitsOn[s] = on; }); });
-  if (wrong) toggle(others, "all rows, not mistakes alone", null, (on) => { wrongOnly = !on; });
   const zooms = el("div", { class: "tools" });
   for (const [name, factor] of [["Zoom in", 1.5], ["Zoom out", 1 / 1.5], ["Reset", 0]]) {
     const button = el("button", { type: "button" }, name);
     button.addEventListener("click", () => zoomBy(factor));
+    zooms.append(button);
+  }
+  if (wrong) {
+    const button = el("button", { type: "button", "aria-pressed": "false" }, "Mistakes alone");
+    button.addEventListener("click", () => {
+      wrongOnly = !wrongOnly;
+      button.setAttribute("aria-pressed", String(wrongOnly));
+      redraw();
+    });
     zooms.append(button);
   }
   host.append(canvas, zooms, groups, others);
