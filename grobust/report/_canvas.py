@@ -50,6 +50,7 @@ PANELS_PER_ROW = 4
 MARKERS_PER_LINE = 10
 # Of a panel's width at the title's size; matplotlib wraps at the figure's edge only.
 TITLE_CHARACTERS = 70
+NAME_CHARACTERS = 40
 # Fixed salt, so that the same numbers give the same file; text as paths of the font that comes with matplotlib.
 STYLE: Any = {"svg.hashsalt": "grobust", "pdf.fonttype": 42}
 FORMATS = (".png", ".svg", ".pdf")
@@ -117,8 +118,9 @@ def draw_band(
 
 
 def plain(text: str) -> str:
-    """A name from data, in which a dollar sign is a dollar sign and begins no formula."""
-    return text.replace("$", r"\$")
+    """A name from data, no longer than an axis bears, in which a dollar sign begins no formula."""
+    short = text if len(text) <= NAME_CHARACTERS else f"{text[: NAME_CHARACTERS - 1]}…"
+    return short.replace("$", r"\$")
 
 
 def titled(ax: Axes, title: str) -> None:

@@ -112,18 +112,18 @@ def panel_names(records: Sequence[dict[str, Any]], *, across_backbones: bool = F
 
 
 def differences(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of what differs among runs, seeds apart."""
-    values: dict[str, set[str]] = {}
+    """Names of what differs among runs, seeds apart; a setting that only some of them have differs too."""
+    described = []
     for record in records:
-        own = _settings(record) | {"command": str(record.get("command")), "method": str(method_of(record))}
+        own = {"command": str(record.get("command")), "method": str(method_of(record))}
         own |= {name: str(record["provenance"].get(name)) for name in ("dataset", "backbone", "pooling")}
         if method_of(record) != BalanceMethod.NONE:
             own["by"] = str(record["config"].get("by"))
         if method_of(record) == BalanceMethod.MIXTURE:
             own["ratio"] = str(record["config"].get("ratio"))
-        for name, value in own.items():
-            values.setdefault(name, set()).add(value)
-    return [name for name, found in values.items() if len(found) > 1]
+        described.append(own | _settings(record))
+    names = dict.fromkeys(name for own in described for name in own)
+    return [name for name in names if len({own.get(name, "") for own in described}) > 1]
 
 
 def _settings(record: dict[str, Any]) -> dict[str, str]:

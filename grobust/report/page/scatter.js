@@ -83,8 +83,8 @@ function scatter(host, panel) {
   }
   const describe = (i) => `${panel.groups[group[i]]}\n${["train", "val", "test"][split[i]]}${panel.ids ? `, ${panel.ids[i]}` : ""}${wrong && split[i] === 2 ? `\n${wrong[i] ? "predicted wrongly" : "predicted rightly"}` : ""}`;
   function pick(i, x, y) {
+    if (i !== picked) redraw();
     picked = i;
-    redraw();
     if (i < 0) { hideTip(); return; }
     showTip(describe(i), x, y);
   }
