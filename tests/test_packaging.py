@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grobust
 from grobust.probe._device import KERNELS
+from grobust.report.page.render import SCRIPTS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -26,6 +27,7 @@ def test_wheel_content(tmp_path: Path) -> None:
     }
     assert "grobust/py.typed" in names
     assert "grobust/features/FORMAT.md" in names
+    assert {f"grobust/report/page/{name}" for name in ("page.html", "page.css", *SCRIPTS)} <= set(names)
     assert {"grobust/probe/cuda/common.cuh", *(f"grobust/probe/cuda/{name}.cu" for name in KERNELS)} <= set(names)
 
 
@@ -43,6 +45,7 @@ def test_constraints_pin_every_dependency() -> None:
     wanted = [
         *PROJECT["dependencies"],
         *PROJECT["optional-dependencies"]["demo"],
+        *PROJECT["optional-dependencies"]["report"],
         *PROJECT["optional-dependencies"]["dev"],
     ]
     names = {re.split(r"[<>=]", d)[0].lower().replace("_", "-") for d in wanted}

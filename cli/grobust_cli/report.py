@@ -22,9 +22,9 @@ def report(
         typer.Option(help="Feature store to draw. Repeatable.", show_default=False, rich_help_panel=FEATURES),
     ] = None,
     heads: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="Heads that `grobust probe --save` wrote: shows mistakes.",
+            help="Heads that `grobust probe --save` wrote: shows mistakes. Repeatable.",
             show_default=False,
             rich_help_panel=FEATURES,
         ),
@@ -44,8 +44,10 @@ def report(
     examples: Annotated[int, typer.Option(help="Mistakes shown.", rich_help_panel=FEATURES)] = 12,
     seed: Annotated[int, typer.Option(help="Of the rows drawn, and of UMAP.", rich_help_panel=FEATURES)] = 1,
     dataset: Annotated[
-        str | None,
-        typer.Option(help="Data set of the stores: `tweets`, `digits`, …", show_default=False, rich_help_panel=ITEMS),
+        list[str] | None,
+        typer.Option(
+            help="Data set of the stores: `tweets`, `digits`, … Repeatable.", show_default=False, rich_help_panel=ITEMS
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Its folder.", show_default=False, rich_help_panel=ITEMS)
@@ -79,8 +81,8 @@ def report(
     from grobust.experiments.report_config import ReportConfig
 
     config = ReportConfig(
-        records=tuple(records), out=out, stores=tuple(store or ()), heads=heads, head=head, dataset=dataset,
-        data_dir=data_dir, columns=columns(column or []), diagnosis=diagnosis, where=tuple(where or ()),
+        records=tuple(records), out=out, stores=tuple(store or ()), heads=tuple(heads or ()), head=head,
+        datasets=tuple(dataset or ()), data_dir=data_dir, columns=columns(column or []), diagnosis=diagnosis, where=tuple(where or ()),
         title=title, projection=projection, points=points, examples=examples, seed=seed,
     )  # fmt: skip
     with progress_bar("report") as advance:

@@ -68,12 +68,11 @@ def run_report(config: ReportConfig, *, on_progress: Callable[[int, int, str], N
     """
     records, notes = gather_runs(config.records, where=config.where)
     diagnosis = None if config.diagnosis is None else _diagnosis(config.diagnosis)
-    heads = None if config.heads is None else load_heads(config.heads)
-    dataset = (
-        None
-        if config.dataset is None
-        else load_dataset(config.dataset, data_dir=config.data_dir, columns=config.columns)
-    )
+    heads = {path: load_heads(path) for path in config.heads}
+    datasets = {
+        name: load_dataset(name, data_dir=config.data_dir, columns=config.columns if name == "metadata_csv" else None)
+        for name in config.datasets
+    }
     content = content_of_records(
         records,
         title=config.title or "Group robustness report",
@@ -82,20 +81,21 @@ def run_report(config: ReportConfig, *, on_progress: Callable[[int, int, str], N
         notes=notes,
     )
     scatters, examples, more = [], [], []
-    matched = _Matched()
+    unused: set[str | Path] = {*heads, *datasets}
     for number, path in enumerate(config.stores):
         if on_progress is not None:
             on_progress(number, len(config.stores), path.name)
         with FeatureStore(path) as store:
-            head = None if heads is None else _head(config, heads, store, content)
-            matched.heads |= head is not None
+            fitting = [p for p, own in heads.items() if _fits(own, store)]
+            holding = [name for name, data in datasets.items() if _holds(data, store)]
+            unused -= {*fitting, *holding}
+            head = _head(config, heads[fitting[0]], store, content) if fitting else None
             scatters.append(scatter_of(store, config, head))
-            items = dataset if dataset is not None and _holds(dataset, store) else None
-            matched.dataset |= items is not None
+            items = datasets[holding[0]] if holding else None
             found = None if head is None else examples_of(store, config, head, items)
             examples += [] if found is None else [found]
-    matched.check(config, heads)
-    if config.stores and heads is None:
+    _check_used(config, unused)
+    if config.stores and not heads:
         more.append("mistakes are not shown: they need heads, `grobust probe STORE --save HEADS`, then --heads HEADS")
     if not config.stores:
         more.append("features are not drawn: they need --store STORE")
@@ -107,31 +107,27 @@ def run_report(config: ReportConfig, *, on_progress: Callable[[int, int, str], N
     return PageReport(config, config.out, len(page.encode()), len(records), content, (*notes, *more))
 
 
-@dataclass
-class _Matched:
-    """Whether any store went with the heads, and with the data set."""
-
-    heads: bool = False
-    dataset: bool = False
-
-    def check(self, config: ReportConfig, heads: Heads | None) -> None:
-        names = ", ".join(map(str, config.stores))
-        if config.heads is not None and not self.heads:
+def _check_used(config: ReportConfig, unused: set[str | Path]) -> None:
+    """Heads and data sets that go with no store are an error: something else was meant."""
+    names = ", ".join(map(str, config.stores))
+    for each in sorted(unused, key=str):
+        if isinstance(each, Path):
             raise StoreMismatchError(
-                f"{config.heads} was trained on features of another kind than {names} hold, or these have no test "
-                "rows. Train heads on one of them with `grobust probe --save`."
+                f"{each} was trained on features of another kind than {names} hold. "
+                "Train heads on one of them with `grobust probe --save`."
             )
-        if config.dataset is not None and not self.dataset:
-            raise StoreMismatchError(
-                f"The rows of {names} are not rows of the data set '{config.dataset}'. Give the one they were "
-                "extracted from (`grobust info STORE` names it)."
-            )
+        raise StoreMismatchError(
+            f"The rows of {names} are not rows of the data set '{each}'. "
+            "Give the one they were extracted from (`grobust info STORE` names it)."
+        )
+
+
+def _fits(heads: Heads, store: FeatureStore) -> bool:
+    return not heads.difference(store.provenance, store.dim) and heads.class_names == store.groups.class_names
 
 
 def _head(config: ReportConfig, heads: Heads, store: FeatureStore, content: PageContent) -> HeadOnStore | None:
-    """The head asked for on a store's test rows; None where it is of another kind of features."""
-    if heads.difference(store.provenance, store.dim) or heads.class_names != store.groups.class_names:
-        return None
+    """The head asked for on a store's test rows; None where there are none."""
     index = heads.index(config.head) if config.head is not None else _recommended(heads, store, content)
     return predict_test(store, heads.probe(index), heads.infos[index])
 
@@ -177,8 +173,8 @@ def _files(config: ReportConfig) -> list[tuple[str, str]]:
     found = [("records", ", ".join(path.name for path in config.records))]
     if config.stores:
         found.append(("stores", ", ".join(path.name for path in config.stores)))
-    if config.heads is not None:
-        found.append(("heads", config.heads.name))
+    if config.heads:
+        found.append(("heads", ", ".join(path.name for path in config.heads)))
     if config.where:
         found.append(("only runs with", "; ".join(config.where)))
     return found

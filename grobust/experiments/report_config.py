@@ -85,9 +85,9 @@ class ReportConfig:
     records : files of records, or folders with a ``records.jsonl``
     out : file, ``.html``
     stores : feature stores whose rows are drawn
-    heads : heads on these features, for mistakes; None for none
+    heads : files of heads on these features, for mistakes
     head : name or number of the one to use; None for the recommended method's, or the first
-    dataset, data_dir, columns : where texts and thumbnails of the stores' rows come from
+    datasets, data_dir, columns : where texts and thumbnails of the stores' rows come from
     diagnosis : JSON that ``grobust diagnose --json`` printed; None for none
     where : conditions, ``field=value``
     title : of the page
@@ -99,9 +99,9 @@ class ReportConfig:
     records: tuple[Path, ...]
     out: Path
     stores: tuple[Path, ...] = ()
-    heads: Path | None = None
+    heads: tuple[Path, ...] = ()
     head: str | None = None
-    dataset: str | None = None
+    datasets: tuple[str, ...] = ()
     data_dir: Path | None = None
     columns: dict[str, str] = field(default_factory=dict)
     diagnosis: Path | None = None
@@ -117,10 +117,10 @@ class ReportConfig:
             raise ConfigError(f"out must end in .html, got {str(self.out)!r}.")
         if self.points < 3 or self.examples < 1:
             raise ConfigError(f"points must be at least 3 and examples 1, got {self.points} and {self.examples}.")
-        for given, name in ((self.heads, "heads"), (self.dataset, "dataset")):
-            if given is not None and not self.stores:
+        for given, name in ((self.heads, "heads"), (self.datasets, "dataset")):
+            if given and not self.stores:
                 raise ConfigError(f"{name} needs a feature store whose rows it belongs to: --store STORE.")
-        if self.head is not None and self.heads is None:
+        if self.head is not None and not self.heads:
             raise ConfigError("head names one of the heads in a file: give --heads FILE too.")
-        if self.dataset is not None and self.heads is None:
+        if self.datasets and not self.heads:
             raise ConfigError("dataset shows the texts or images of mistakes, and those need heads: --heads FILE.")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import make_plan, write_store_of
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from report_world import CLASSES, HOSTILE, World, make_world
 from sklearn.decomposition import PCA
 from typer.testing import CliRunner
@@ -16,7 +18,7 @@ from grobust.errors import ConfigError, DataError, StoreMismatchError
 from grobust.experiments.records import read_records
 from grobust.experiments.report import run_report
 from grobust.experiments.report_config import ReportConfig
-from grobust.experiments.report_features import HeadOnStore, examples_of
+from grobust.experiments.report_features import THUMBNAIL_PIXELS, HeadOnStore, _thumbnail, examples_of
 from grobust.features.store import FeatureStore
 from grobust.groups import Split
 from grobust.heads import load_heads
@@ -137,16 +139,12 @@ def test_examples_are_the_worst_groups_by_confidence(world: World) -> None:
         found = examples_of(store, config, head, None)
         ids = [store.sample_ids[i] for i in rows]
     assert found is not None
-    accuracy = {g: np.mean([p == y for p, y, h in zip(head.predicted, groups.labels, groups.ids, strict=True) if h == g])
-                for g in set(groups.ids.tolist())}  # fmt: skip
+    hits = head.predicted == groups.labels
+    accuracy = {g: np.mean([hit for hit, h in zip(hits, groups.ids, strict=True) if h == g]) for g in set(groups.ids)}
     worst = min(accuracy, key=lambda g: accuracy[g])
     assert found.title.endswith(groups.names[worst])
     for shown, is_right in ((found.wrong, False), (found.right, True)):
-        own = [
-            i
-            for i in range(len(rows))
-            if groups.ids[i] == worst and (head.predicted[i] == groups.labels[i]) == is_right
-        ]
+        own = [i for i in range(len(rows)) if groups.ids[i] == worst and hits[i] == is_right]
         own.sort(key=lambda i: -head.confidence[i])
         assert [e.id for e in shown] == [ids[i] for i in own[:4]]
         assert [e.confidence for e in shown] == pytest.approx([head.confidence[i] for i in own[:4]])
@@ -200,19 +198,15 @@ def test_bad_input_is_said_and_nothing_is_written(world: World, tmp_path: Path) 
         assert result.exit_code == 2, (arguments, result.output)
         assert expected in " ".join(result.output.split()), result.output
         assert not out.exists()
-    with pytest.raises(ConfigError, match="out must end in .html"):
+    with pytest.raises(ConfigError, match=r"out must end in \.html"):
         ReportConfig(records=(), out=Path("report.pdf"))
     with pytest.raises(DataError, match="No records at"):
         run_report(ReportConfig(records=(tmp_path / "no.jsonl",), out=out))
     with pytest.raises(StoreMismatchError, match="another kind"):
-        run_report(ReportConfig(records=(world.records,), out=out, stores=(other,), heads=world.heads))
+        run_report(ReportConfig(records=(world.records,), out=out, stores=(other,), heads=(world.heads,)))
 
 
 def test_images_become_small_ones(tmp_path: Path) -> None:
-    from PIL import Image
-
-    from grobust.experiments.report_features import THUMBNAIL_PIXELS, _thumbnail
-
     uri, size = _thumbnail(Image.new("RGBA", (400, 100), (255, 0, 0, 128)))
     assert uri.startswith("data:image/jpeg;base64,")
     assert size == (THUMBNAIL_PIXELS, 32)

@@ -54,7 +54,7 @@ def report(world: World, tmp_path_factory: pytest.TempPathFactory) -> PageReport
     out = tmp_path_factory.mktemp("page") / "report.html"
     return run_report(
         ReportConfig(
-            records=(world.records,), out=out, stores=(world.store,), heads=world.heads, dataset="metadata_csv",
+            records=(world.records,), out=out, stores=(world.store,), heads=(world.heads,), datasets=("metadata_csv",),
             data_dir=world.data_dir, title=f"Title {HOSTILE}", examples=5,
         )
     )  # fmt: skip

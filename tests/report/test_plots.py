@@ -164,7 +164,7 @@ def test_curves_of_finetuned_runs_say_their_epochs() -> None:
     ]  # fmt: skip
     damaged = copy.deepcopy(record)
     del damaged["results"]["epochs"]["steps"]  # type: ignore[index]
-    with pytest.raises(DataError, match="`grobust finetune`, seed 3, None lacks or damages .*steps"):
+    with pytest.raises(DataError, match=r"`grobust finetune`, seed 3, None lacks or damages .*steps"):
         curve_points([damaged])
 
 
