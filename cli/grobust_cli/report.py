@@ -83,7 +83,8 @@ def report(
     config = ReportConfig(
         records=tuple(records), out=out, stores=tuple(store or ()), heads=tuple(heads or ()), head=head,
         datasets=tuple(dataset or ()), data_dir=data_dir, columns=columns(column or []),
-        diagnosis=diagnosis, where=tuple(where or ()), title=title, projection=projection, points=points, examples=examples, seed=seed,
+        diagnosis=diagnosis, where=tuple(where or ()), title=title, projection=projection,
+        points=points, examples=examples, seed=seed,
     )  # fmt: skip
     with progress_bar("report") as advance:
         found = run_report(config, on_progress=advance)
