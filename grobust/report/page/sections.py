@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -27,8 +28,10 @@ from grobust.report.views import (
 __all__ = ["content_of_records"]
 
 RUN_HEADERS = ("command", "data", "backbone", "method", "seed", "test WGA %", "low %", "high %", "worst group",
-               "average %", "finished")  # fmt: skip
-RUN_NUMERIC = ("", "", "", "", "number", "percent", "percent", "percent", "", "percent", "")
+               "average %", "labels in training", "labels in choosing", "finished")  # fmt: skip
+RUN_NUMERIC = ("", "", "", "", "number", "percent", "percent", "percent", "", "percent", "", "", "")
+# Settings that name files: shown without their folders, since a page is passed on.
+PLACES = {"store", "records", "save", "figures", "data_dir", "out", "heads", "run_dir"}
 NULL_LEVELS = (0.025, 0.25, 0.5, 0.75, 0.975)
 
 
@@ -190,18 +193,21 @@ def _spectra(records: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
 
 
 def _run(record: dict[str, Any]) -> tuple[Any, ...]:
-    made, test = record["provenance"], final_metrics(record) or {}
+    made, test, ledger = record["provenance"], final_metrics(record) or {}, record.get("label_ledger") or {}
     wga = test.get("wga") or {}
     return (
         str(record.get("command")), made.get("dataset"), made.get("backbone"), method_of(record), record.get("seed"),
         wga.get("value"), wga.get("low"), wga.get("high"), test.get("worst_group"),
-        (test.get("average") or {}).get("value"), record.get("time"),
+        (test.get("average") or {}).get("value"), *(_text(ledger.get(k, [])) for k in ("train", "selection")),
+        record.get("time"),
     )  # fmt: skip
 
 
 def _settings(record: dict[str, Any]) -> dict[str, Any]:
     names = ("config", "label_ledger", "device", "versions", "provenance")
-    return {name: record[name] for name in names if name in record}
+    shown = {name: record[name] for name in names if name in record}
+    config = {k: PurePath(v).name if k in PLACES and isinstance(v, str) else v for k, v in shown["config"].items()}
+    return shown | {"config": config}
 
 
 def _provenance(records: Sequence[dict[str, Any]]) -> tuple[Provenanced, ...]:
