@@ -175,7 +175,7 @@ def mean_cell(values: Sequence[float], intervals: Sequence[tuple[float, float]] 
     Parameters
     ----------
     values : one or more, float64 sums
-    intervals : of the runs' own test rows, one per value, or none
+    intervals : of the runs' own test rows, one per value, or none; with them the values are proportions
 
     Returns
     -------
@@ -191,8 +191,9 @@ def mean_cell(values: Sequence[float], intervals: Sequence[tuple[float, float]] 
         half = float(student_t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * math.sqrt(squares / (n - 1) / n)
         low, high = mean - half, mean + half
     if intervals:
-        low = float(np.fmin(low, fmean(a for a, _ in intervals)))
-        high = float(np.fmax(high, fmean(b for _, b in intervals)))
+        # Values with intervals are proportions; Student's interval of two or three runs can leave 0 to 1.
+        low = max(0.0, float(np.fmin(low, fmean(a for a, _ in intervals))))
+        high = min(1.0, float(np.fmax(high, fmean(b for _, b in intervals))))
     return Cell(mean, sd, n, low, high)
 
 

@@ -75,6 +75,10 @@ def test_the_interval_is_students_widened_by_the_runs_own() -> None:
     np.testing.assert_allclose((cell.low, cell.high), (low, high))
     wide = mean_cell(values, [(0.2, 0.9), (0.3, 0.9), (0.1, 0.9)])
     np.testing.assert_allclose((wide.low, wide.high), (0.2, 0.9))
+    # Two runs: Student's interval is 12.7 standard errors wide, and no proportion leaves 0 to 1.
+    assert mean_cell([0.2, 0.4]).low < 0
+    two = mean_cell([0.2, 0.4], [(0.1, 0.3), (0.3, 0.5)])
+    assert (two.low, two.high) == (0.0, 1.0)
     one = mean_cell([0.5], [(0.4, 0.7)])
     assert (one.low, one.high, one.sd) == (0.4, 0.7, 0.0)
     assert math.isnan(mean_cell([0.5]).low)
