@@ -26,7 +26,7 @@ from grobust.models.backbone import Backbone
 from grobust.models.backbones import load_backbone
 from grobust.models.run_files import RunFiles
 
-BATCH, LR, DECAY = 32, 1e-4, 1e-4
+LR, DECAY = 1e-4, 1e-4
 # Steps before the clock starts: allocations, and the loader's first batches.
 WARM = 4
 # What may come on top after the third epoch, for allocators and caches.
@@ -52,7 +52,7 @@ def preloaded(data: ImagePixels, backbone: Backbone, settings: FinetuneSettings)
     collate = training_collate(backbone, seed=derived_seed(AUGMENT_STREAM, settings.seed))
     device = next(iter(backbone.network.parameters())).device
     loaded: Loaded = []
-    for step, rows in enumerate(minibatches(sample, epoch=0, batch_size=BATCH)):
+    for step, rows in enumerate(minibatches(sample, epoch=0, batch_size=settings.batch_size)):
         items = [data[int(row)] for row in rows]
         batch = collate(items, [(step, i) for i in range(rows.size)]) if settings.augment else backbone.collate(items)
         pixels = batch["pixels"].to(device).contiguous(memory_format=torch.channels_last)
@@ -103,9 +103,9 @@ def speed(name: str, data: ImagePixels, backbone: Backbone, settings: FinetuneSe
     )  # fmt: skip
 
 
-def memory(spec: str, pixels: int, epochs: int) -> Row:
+def memory(spec: str, pixels: int, batch_size: int, epochs: int) -> Row:
     """Private memory after the third epoch and after the last, checkpoints and evaluations included."""
-    data, backbone = images(4 * BATCH, pixels), load_backbone(spec, image_size=pixels)
+    data, backbone = images(4 * batch_size, pixels), load_backbone(spec, image_size=pixels)
     after: list[int] = []
 
     def look(at: FinetuneProgress) -> None:
@@ -113,7 +113,7 @@ def memory(spec: str, pixels: int, epochs: int) -> Row:
             after.append(private_bytes())
 
     with tempfile.TemporaryDirectory() as folder:
-        finetune(data, backbone, FinetuneSettings(epochs=epochs, batch_size=BATCH), out=folder, on_progress=look)
+        finetune(data, backbone, FinetuneSettings(epochs=epochs, batch_size=batch_size), out=folder, on_progress=look)
     assert len(after) == epochs, after
     assert after[-1] - after[2] < ALLOWED_GROWTH, after
     return Row(
@@ -127,20 +127,20 @@ def main() -> None:
     args = arguments(__doc__ or "")
     full = args.size == "full"
     small = "timm:test_convnext@random"
-    spec, pixels, steps, pairs = ("timm:resnet18@random", 96, 24, 5) if full else (small, 32, 8, 1)
+    spec, pixels, size, steps, pairs = ("timm:resnet18@random", 96, 32, 24, 5) if full else (small, 32, 8, 7, 1)
     rows = []
     for augment in (False, True):
         how = "crops and flips" if augment else "no augmentation"
-        name = f"{spec}, {pixels} px, batch {BATCH}, {how}"
+        name = f"{spec}, {pixels} px, batch {size}, {how}"
         if args.only not in name:
             continue
         backbone = load_backbone(spec, image_size=pixels, device=args.device)
         settings = FinetuneSettings(
-            epochs=1, batch_size=BATCH, lr=LR, weight_decay=DECAY, augment=augment, head_dropout=0.0
+            epochs=1, batch_size=size, lr=LR, weight_decay=DECAY, augment=augment, head_dropout=0.0
         )
-        rows.append(speed(name, images(steps * BATCH, pixels), backbone, settings, pairs))
+        rows.append(speed(name, images(steps * size, pixels), backbone, settings, pairs))
     if args.only in "host memory over epochs":
-        rows.append(memory(small, 32, 12 if full else 5))
+        rows.append(memory(small, 32, size, 12 if full else 4))
     report("finetune", rows, args)
 
 

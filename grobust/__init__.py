@@ -39,10 +39,13 @@ if TYPE_CHECKING:
     from grobust.finetune.settings import FinetuneSettings
     from grobust.groups import Groups, GroupScheme
     from grobust.heads import HeadInfo, Heads, load_heads, save_heads
+    from grobust.held_out import HeldOutHalf, held_out_half
+    from grobust.importing.importer import ImportSettings, import_features
     from grobust.metrics import GroupMetrics, group_metrics
     from grobust.models.backbones import load_backbone
     from grobust.probe import Head, Probe, ProbeFit, fit_probe, fit_probes
-    from grobust.settings import LBFGS, BalanceBy, BalanceMethod
+    from grobust.selection import Selector, ValidationArrays, fit_bias_proxy
+    from grobust.settings import LBFGS, BalanceBy, BalanceMethod, SelectBy
     from grobust.spectrum import (
         NormRatio,
         RatioInference,
@@ -75,10 +78,13 @@ _HOMES = {
     "grobust.finetune.settings": ("FinetuneSettings",),
     "grobust.groups": ("GroupScheme", "Groups"),
     "grobust.heads": ("HeadInfo", "Heads", "load_heads", "save_heads"),
+    "grobust.importing.importer": ("ImportSettings", "import_features"),
+    "grobust.held_out": ("HeldOutHalf", "held_out_half"),
     "grobust.metrics": ("GroupMetrics", "group_metrics"),
     "grobust.models.backbones": ("load_backbone",),
     "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
-    "grobust.settings": ("LBFGS", "BalanceBy", "BalanceMethod"),
+    "grobust.selection": ("Selector", "ValidationArrays", "fit_bias_proxy"),
+    "grobust.settings": ("LBFGS", "BalanceBy", "BalanceMethod", "SelectBy"),
     "grobust.spectrum": (
         "NormRatio", "RatioInference", "Spectra", "class_spectra", "diagnose", "group_spectra", "norm_ratios",
         "ratio_inference",
@@ -107,6 +113,8 @@ __all__ = [
     "Head",
     "HeadInfo",
     "Heads",
+    "HeldOutHalf",
+    "ImportSettings",
     "Mixture",
     "NoBalancing",
     "NormRatio",
@@ -114,21 +122,27 @@ __all__ = [
     "ProbeFit",
     "Provenance",
     "RatioInference",
+    "SelectBy",
+    "Selector",
     "Spectra",
     "Split",
     "StratifiedCellKFold",
     "Subsetting",
     "Upsampling",
     "Upweighting",
+    "ValidationArrays",
     "__version__",
     "balance_summary",
     "class_spectra",
     "diagnose",
     "extract_features",
+    "fit_bias_proxy",
     "fit_probe",
     "fit_probes",
     "group_metrics",
     "group_spectra",
+    "held_out_half",
+    "import_features",
     "load_backbone",
     "load_dataset",
     "load_heads",

@@ -10,9 +10,11 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeviceError",
+    "DiskSpaceError",
     "DivergedError",
     "GrobustError",
     "GroupError",
+    "MirrorError",
     "RunCorruptError",
     "RunError",
     "RunLockedError",
@@ -44,6 +46,28 @@ class GroupError(GrobustError, ValueError):
 
 class DataError(GrobustError, ValueError):
     """A data set, a file of it, or a value in it is missing or unreadable."""
+
+
+class DiskSpaceError(DataError):
+    """A disk has too little room for what was asked."""
+
+
+class MirrorError(DataError):
+    """One address does not deliver a file; others are tried.
+
+    Parameters
+    ----------
+    message : why
+    retry : whether the same address may work in a moment
+    wait_seconds : what the server asks to wait; None if it says nothing
+    status : of the HTTP answer, if there was one
+    """
+
+    def __init__(
+        self, message: str, *, retry: bool = False, wait_seconds: float | None = None, status: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.retry, self.wait_seconds, self.status = retry, wait_seconds, status
 
 
 class BackboneError(GrobustError, ValueError):

@@ -8,6 +8,7 @@ from grobust.errors import ConfigError
 
 __all__ = [
     "LBFGS",
+    "PROXY_L2",
     "SGD",
     "BalanceBy",
     "BalanceMethod",
@@ -19,6 +20,10 @@ __all__ = [
     "SelectBy",
     "WeightNormalization",
 ]
+
+# Of the bias proxy's penalty. Strong on standardized features: a proxy is to lean on what is easiest to see, not to be
+# a good classifier.
+PROXY_L2 = 0.1
 
 
 class BalanceMethod(StrEnum):
@@ -46,17 +51,26 @@ class WeightNormalization(StrEnum):
 
 
 class SelectBy(StrEnum):
-    """Score on validation rows by which a head is chosen; `grobust.metrics` defines them."""
+    """Score on validation rows by which a candidate is chosen; `grobust.selection` defines them."""
 
     WORST_CLASS = "worst_class"
-    WGA = "wga"
+    BIAS_UNSUPERVISED = "bias_unsupervised"
+    BIAS_UNSUPERVISED_WORST = "bias_unsupervised_worst"
+    CLASS_DIFFERENCE = "class_difference"
+    WORST_PSEUDO_GROUP = "worst_pseudo_group"
     AVERAGE = "average"
+    WGA = "wga"
     AVERAGE_GROUP = "average_group"
 
     @property
     def needs_groups(self) -> bool:
         """Whether the score looks at the groups of validation rows, and not at their labels alone."""
         return self in (SelectBy.WGA, SelectBy.AVERAGE_GROUP)
+
+    @property
+    def needs_proxy(self) -> bool:
+        """Whether the score needs what a bias proxy says about validation rows."""
+        return self in (SelectBy.BIAS_UNSUPERVISED, SelectBy.BIAS_UNSUPERVISED_WORST, SelectBy.WORST_PSEUDO_GROUP)
 
 
 class Penalty(StrEnum):

@@ -26,8 +26,9 @@ def test_wheel_content(tmp_path: Path) -> None:
         f"grobust-{grobust.__version__}.dist-info",
     }
     assert "grobust/py.typed" in names
-    assert "grobust/features/FORMAT.md" in names
-    assert {f"grobust/report/page/{name}" for name in ("page.html", "page.css", *SCRIPTS)} <= set(names)
+    data_files = {"features/FORMAT.md", "data/published.toml", "data/fetch/mirrors.toml"}
+    data_files |= {f"report/page/{name}" for name in ("page.html", "page.css", *SCRIPTS)}
+    assert {f"grobust/{name}" for name in data_files} <= set(names)
     assert {"grobust/probe/cuda/common.cuh", *(f"grobust/probe/cuda/{name}.cu" for name in KERNELS)} <= set(names)
 
 

@@ -1,6 +1,7 @@
 """Options that several commands share, and parsers of their values."""
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +9,12 @@ from typing import Annotated
 import typer
 
 from grobust.errors import ConfigError
-from grobust.settings import BalanceBy, BalanceMethod
+from grobust.settings import BalanceBy, BalanceMethod, SelectBy
 
 __all__ = [
     "By",
+    "Columns",
+    "DataDir",
     "Device",
     "DeviceOption",
     "Json",
@@ -23,9 +26,11 @@ __all__ = [
     "Where",
     "byte_size",
     "columns",
+    "criteria",
     "floats",
     "ints",
     "methods",
+    "pairs",
     "strengths",
 ]
 
@@ -47,6 +52,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 By = Annotated[BalanceBy, typer.Option(help="What is balanced: classes, or groups (needs attributes in training).")]
 Ratio = Annotated[float, typer.Option(help="Mixture ratio r: a class keeps at most r times the smallest class.")]
 DeviceOption = Annotated[Device, typer.Option(help="`auto` takes a GPU if there is one, and says so.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of a data set on disk.", show_default=False)]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="Column of metadata_csv, arrow or webdataset, such as label=y; repeatable.",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
 Records = Annotated[
     Path | None,
     typer.Option(help="File to append the run to. Default: records.jsonl beside the store.", show_default=False),
@@ -83,6 +98,17 @@ def methods(text: str) -> tuple[BalanceMethod, ...]:
     return tuple(BalanceMethod(name) for name in _parts(text, "--balance"))
 
 
+def criteria(text: str) -> tuple[SelectBy, ...]:
+    """``all`` or comma-separated validation scores."""
+    if text.strip() == "all":
+        return tuple(SelectBy)
+    names = _parts(text, "--criterion")
+    for name in names:
+        if name not in set(SelectBy):
+            raise ConfigError(f"--criterion: unknown score {name!r}. Expected one of: all, {', '.join(SelectBy)}.")
+    return tuple(SelectBy(name) for name in names)
+
+
 def ints(text: str, option: str) -> tuple[int, ...]:
     """Comma-separated integers and ranges: ``1,2,3``, ``0..4`` (both ends included)."""
     values: list[int] = []
@@ -114,6 +140,11 @@ def strengths(text: str, option: str, *, path: tuple[float, ...]) -> tuple[float
     return path if text.strip() == "path" else floats(text, option)
 
 
+def columns(options: list[str] | None) -> dict[str, str]:
+    """``NAME=VALUE`` options of `--column`."""
+    return pairs(options or [], "--column", "label=y")
+
+
 def byte_size(text: str, option: str) -> int:
     """A size such as ``2GiB``, ``500MB`` or ``1073741824``."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", text)
@@ -123,13 +154,15 @@ def byte_size(text: str, option: str) -> int:
     return int(float(match[1]) * unit)
 
 
-def columns(options: list[str]) -> dict[str, str]:
-    """``label=y`` and the like as a dict."""
-    found = {}
-    for option in options:
-        key, equals, value = option.partition("=")
+def pairs(texts: Sequence[str], option: str, example: str) -> dict[str, str]:
+    """Values of a repeatable option ``NAME=VALUE``."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
         if not (key and equals and value):
-            raise ConfigError(f"--column expects NAME=VALUE, such as label=y; got {option!r}.")
+            raise ConfigError(f"{option} expects NAME=VALUE, such as {example}; got {text!r}.")
+        if key in found:
+            raise ConfigError(f"{option} names {key!r} twice.")
         found[key] = value
     return found
 

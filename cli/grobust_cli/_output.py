@@ -12,7 +12,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["fail", "note", "number", "percent", "progress_bar", "show_json", "show_table", "show_text"]
+__all__ = [
+    "fail",
+    "interval",
+    "note",
+    "number",
+    "percent",
+    "progress_bar",
+    "show_json",
+    "show_table",
+    "show_text",
+    "with_interval",
+]
 
 _NO_VALUE = "–"
 PIPE_COLUMNS = 200
@@ -71,6 +82,16 @@ def percent(value: float | None, digits: int = 1) -> str:
     if value is None or not math.isfinite(value):
         return _NO_VALUE
     return f"{100 * value:.{digits}f}"
+
+
+def interval(low: float, high: float) -> str:
+    """An interval in percent, a dash where it is undefined."""
+    return _NO_VALUE if math.isnan(low) else f"[{percent(low)}, {percent(high)}]"
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A value in percent with its interval, if it has one."""
+    return percent(value) if math.isnan(low) else f"{percent(value)} {interval(low, high)}"
 
 
 def number(value: float | None) -> str:

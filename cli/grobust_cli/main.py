@@ -7,7 +7,25 @@ from typer.core import TyperGroup
 
 from grobust import __version__
 from grobust.errors import GrobustError
-from grobust_cli import demo, extract, finetune, info, plot, predict, probe, recipes, report, spectrum, table
+from grobust_cli import (
+    compare,
+    data,
+    demo,
+    diagnose,
+    extract,
+    finetune,
+    import_cache,
+    info,
+    methods,
+    plot,
+    predict,
+    probe,
+    recipes,
+    report,
+    select,
+    spectrum,
+    table,
+)
 from grobust_cli._output import fail
 
 __all__ = ["app", "main"]
@@ -47,16 +65,22 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("extract")(extract.extract)
+app.command("import")(import_cache.import_cache)
 app.command("finetune")(finetune.finetune)
 app.command("probe")(probe.probe)
+app.command("methods")(methods.methods)
 app.command("predict")(predict.predict)
 app.command("spectrum")(spectrum.spectrum)
+app.command("select")(select.select)
+app.command("compare")(compare.compare)
+app.command("diagnose")(diagnose.diagnose)
 app.command("recipes")(recipes.recipes)
 app.command("table")(table.table)
 app.command("plot")(plot.plot)
 app.command("report")(report.report)
 app.command("info")(info.info)
 app.command("verify")(info.verify)
+app.add_typer(data.app, name="data")
 
 
 def _version(value: bool) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from grobust.errors import ConfigError
 from grobust.settings import (
+    PROXY_L2,
     SGD,
     BalanceBy,
     Match,
@@ -33,6 +34,7 @@ from grobust_cli._options import (
 from grobust_cli._output import note, progress_bar, show_json
 from grobust_cli._probe_tables import show_probe, show_probe_notes
 from grobust_cli._trajectory_tables import show_trajectories
+from grobust_cli.methods import fit_methods, make_config, method_names
 
 if TYPE_CHECKING:
     from grobust.experiments.config import ProbeConfig, TrajectoryConfig
@@ -40,8 +42,11 @@ if TYPE_CHECKING:
 __all__ = ["probe"]
 
 SOLVER, TRAINING = "Solving (without --trajectory)", "Training on minibatches (with --trajectory)"
-# Parameters that only one of the two modes has.
+PUBLISHED = "Methods of the literature (with --method)"
+# Parameters that only one of the modes has.
 OF_SOLVER = ("penalty", "l2", "l1", "rtol", "max_iter", "max_bytes")
+OF_BALANCE = ("balance", "by", "ratio", "normalize", "proxy_l2", "trajectory", "device")
+OF_METHODS = ("settings", "early")
 OF_TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "optimizer", "momentum", "schedule", "step_size",
                "gamma", "match")  # fmt: skip
 
@@ -57,8 +62,13 @@ def probe(
     ] = WeightNormalization.BATCH,
     seeds: Annotated[str, typer.Option(help="Seeds with commas, or a range such as 0..4.")] = "1,2,3",
     select: Annotated[
-        SelectBy, typer.Option(help="Validation score that chooses; `wga` reads attributes of validation rows.")
+        SelectBy,
+        typer.Option(
+            help="Validation score that chooses; `wga` and `average_group` read attributes of validation rows, the "
+            "bias-unsupervised scores and `worst_pseudo_group` a bias proxy."
+        ),
     ] = SelectBy.WORST_CLASS,
+    proxy_l2: Annotated[float, typer.Option(help="L2 strength of the bias proxy.")] = PROXY_L2,
     penalty: Annotated[Penalty, typer.Option(help="Of the weights.", rich_help_panel=SOLVER)] = Penalty.L2,
     l2: Annotated[
         str,
@@ -108,6 +118,33 @@ def probe(
     match: Annotated[
         Match, typer.Option(help="Equal epochs of each method's own rows, or equal steps.", rich_help_panel=TRAINING)
     ] = SGD.match,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="One method, several with commas, or `all`; `grobust methods` lists them.",
+            metavar="METHOD",
+            show_default=False,
+            rich_help_panel=PUBLISHED,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A setting, NAME=VALUE or METHOD.NAME=VALUE, lists with commas; repeat for more.",
+            metavar="NAME=VALUE",
+            show_default=False,
+            rich_help_panel=PUBLISHED,
+        ),
+    ] = None,
+    early: Annotated[
+        Path | None,
+        typer.Option(
+            help="Store of the same rows' features at an early checkpoint or before finetuning (self, ula).",
+            show_default=False,
+            rich_help_panel=PUBLISHED,
+        ),
+    ] = None,
     device: DeviceOption = Device.AUTO,
     records: Records = None,
     save: Annotated[
@@ -123,7 +160,8 @@ def probe(
 
     Every balancing method, seed and strength is fitted in one solve to a stated optimality. Strengths are chosen on
     the validation split; test data is only reported on. With --trajectory the heads are trained on minibatches
-    instead: the result is the last epoch, and the epoch that validation would have chosen stands beside it.
+    instead: the result is the last epoch, and the epoch that validation would have chosen stands beside it. With
+    --method published methods are run with their own balancing and choices; --select replaces the score they choose by.
 
     Examples:
 
@@ -134,15 +172,29 @@ def probe(
     - `grobust probe f.h5 --balance subsetting --penalty l1 --select wga --json`
 
     - `grobust probe f.h5 --balance all --trajectory --epochs 50 --lr 1e-2 --figures figures`
+
+    - `grobust probe f.h5 --method dfr,afr --set afr.gamma=4,8,12 --seeds 0..4`
+
+    - `grobust probe f.h5 --method all --select worst_class --json`
     """
     from grobust.arrays import resolve_device
     from grobust.experiments.config import L1_PATH, L2_PATH, ProbeConfig, TrajectoryConfig
 
     given = {name for name in context.params if _is_given(context, name)}
-    _check_modes(given, trajectory, penalty)
+    _check_modes(given, trajectory, penalty, with_method=method is not None)
+    if method is not None:
+        fit_methods(
+            make_config(
+                store=store, names=method_names(method), items=settings or (), early=early,
+                select=select if "select" in given else None, seeds=ints(seeds, "--seeds"),
+                records=records or store.parent / "records.jsonl", save=_safetensors(save), figures=figures,
+            ),
+            json,
+        )  # fmt: skip
+        return
     shared: dict[str, Any] = {
         "store": store, "balance": methods(balance), "by": by, "ratio": ratio, "normalize": normalize,
-        "seeds": ints(seeds, "--seeds"), "select": select,
+        "seeds": ints(seeds, "--seeds"), "select": select, "proxy_l2": proxy_l2,
         "device": resolve_device(device),
         "records": records or store.parent / "records.jsonl", "save": _safetensors(save), "figures": figures,
     }  # fmt: skip
@@ -199,8 +251,17 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _check_modes(given: set[str], trajectory: bool, penalty: Penalty) -> None:
+def _check_modes(given: set[str], trajectory: bool, penalty: Penalty, *, with_method: bool) -> None:
     """What is given but would be ignored is an error."""
+    if with_method:
+        for name in sorted(given.intersection((*OF_BALANCE, *OF_SOLVER, *OF_TRAINING))):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} has no meaning with --method: methods balance, solve and train as "
+                "published, on the CPU. Use --set for their settings."
+            )
+        return
+    for name in sorted(given.intersection(OF_METHODS)):
+        raise ConfigError(f"--{'set' if name == 'settings' else name} needs --method.")
     for name in sorted(given.intersection(OF_SOLVER if trajectory else OF_TRAINING)):
         option = f"--{name.replace('_', '-')}"
         raise ConfigError(

@@ -11,9 +11,10 @@ from sklearn.utils import check_consistent_length, column_or_1d
 
 from grobust.classifier._inputs import encoded_groups, seed_of
 from grobust.errors import ConfigError, GroupError
+from grobust.selection import cell_scores
 from grobust.settings import SelectBy
 
-__all__ = ["StratifiedCellKFold", "cell_scores", "dealt", "make_wga_scorer", "wga_score"]
+__all__ = ["StratifiedCellKFold", "dealt", "make_wga_scorer", "wga_score"]
 
 
 def wga_score(y_true: Any, y_pred: Any, *, groups: Any, sample_weight: Any = None) -> float:
@@ -58,21 +59,6 @@ def make_wga_scorer() -> Any:
     >>> # search.fit(X, y, groups=groups), in the same context
     """
     return make_scorer(wga_score).set_score_request(groups=True)
-
-
-def cell_scores(correct: NDArray[Any], counts: NDArray[Any], n_classes: int, select: SelectBy) -> NDArray[Any]:
-    """(K) scores from weights of correct predictions (K, g) and of rows (g); cells without weight do not count.
-
-    The definitions are those of `grobust.metrics`, with weights for counts.
-    """
-    if select is SelectBy.AVERAGE:
-        return np.asarray(correct.sum(axis=1) / counts.sum())
-    if select is SelectBy.WORST_CLASS:
-        correct = correct.reshape(correct.shape[0], n_classes, -1).sum(axis=2)
-        counts = counts.reshape(n_classes, -1).sum(axis=1)
-    there = counts > 0
-    accuracy = correct[:, there] / counts[there]
-    return np.asarray(accuracy.mean(axis=1) if select is SelectBy.AVERAGE_GROUP else accuracy.min(axis=1))
 
 
 class StratifiedCellKFold(BaseCrossValidator):  # type: ignore[misc]

@@ -17,11 +17,12 @@ from grobust.classifier._estimator import GroupRobustClassifier, adopt, needs_gr
 from grobust.classifier._grid import DRAWN, Candidate, Fold, HeldOut, Problem, evaluate
 from grobust.classifier._inputs import FEATURE_DTYPES, Rows, checked_rows, choice, encoded_groups, strengths_of
 from grobust.classifier._linear import LinearHead
-from grobust.classifier._scoring import cell_scores, dealt
+from grobust.classifier._scoring import dealt
 from grobust.errors import ConfigError, GroupError, ShapeError
 from grobust.groups import Groups
 from grobust.metrics import metrics_of_counts
 from grobust.probe import FitStatus, ProbeFit
+from grobust.selection import cell_scores
 from grobust.settings import BalanceBy, BalanceMethod, SelectBy
 from grobust.typing import PathLike
 
@@ -44,9 +45,9 @@ class GroupRobustClassifierCV(LinearHead):
     l2, l1 : strengths to choose from; for the elastic net all pairs
     Cs : scikit-learn's inverse strengths, instead of `l2` and `l1`
     seeds : of the subsets to choose from, for subsetting and mixture
-    select : score that is made largest: "worst_class", "wga", "average" or "average_group" of `grobust.metrics`, on the
-        held-out rows of all folds taken together, weighted by `sample_weight`. On a tie the first in the order of
-        balance, seed and strength. "wga" and "average_group" need groups
+    select : score that is made largest: "worst_class", "wga", "average", "average_group" or "class_difference" of
+        `grobust.selection`, on the held-out rows of all folds taken together, weighted by `sample_weight`. On a tie the
+        first in the order of balance, seed and strength. "wga" and "average_group" need groups
     cv : folds, as a number (`StratifiedCellKFold`); a fraction of every cell to hold out once; or a splitter or splits
         of scikit-learn, which is given y and groups. Ignored with explicit validation rows
     random_state : seed of the folds
@@ -139,6 +140,11 @@ class GroupRobustClassifierCV(LinearHead):
             If heads of the grid, or the final one, have not converged.
         """
         by, select = choice(BalanceBy, self.by, "by"), choice(SelectBy, self.select, "select")
+        if select.needs_proxy:
+            free = ", ".join(s for s in SelectBy if not s.needs_proxy)
+            raise ConfigError(
+                f"select='{select}' needs a bias proxy, which this search does not fit. Use one of: {free}."
+            )
         candidates, device = self._candidates(), resolve_device(self.device)
         rows = checked_rows(self, X, y, groups, sample_weight)
         for candidate in candidates:

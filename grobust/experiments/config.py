@@ -13,7 +13,7 @@ from typing import Any
 
 from grobust.balancing import DEFAULT_RATIO
 from grobust.errors import ConfigError
-from grobust.settings import SGD, BalanceBy, BalanceMethod, Penalty, SelectBy, WeightNormalization
+from grobust.settings import PROXY_L2, SGD, BalanceBy, BalanceMethod, Penalty, SelectBy, WeightNormalization
 
 __all__ = [
     "L1_PATH",
@@ -43,6 +43,7 @@ class ExtractConfig:
     out : feature store to write
     data_dir : folder of data sets that live on disk
     columns : column names of `metadata_csv`, ``label=y`` and the like
+    split : rule that splits anew, see `grobust.data.resplit`; None for the splits as they are
     pool : which vector is the feature; None for the backbone's own
     image_size, max_tokens : input size; None for the backbone's own
     limit : keep this many rows, with the group shares of each split; None for all
@@ -58,6 +59,7 @@ class ExtractConfig:
     out: Path
     data_dir: Path | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    split: str | None = None
     pool: str | None = None
     image_size: int | None = None
     max_tokens: int | None = None
@@ -91,6 +93,7 @@ class ProbeConfig:
     l1_relative : whether `l1` are shares of the smallest strength at which every weight is zero, which differs by
         weighting; else they are strengths as they are
     select : score that chooses
+    proxy_l2 : strength of the bias proxy's penalty, for scores that need one
     rtol, max_iter : accuracy of the solver, see `grobust.settings.LBFGS`
     max_bytes : budget of the solver's work arrays
     device : ``cpu`` or ``cuda``
@@ -110,6 +113,7 @@ class ProbeConfig:
     l1: tuple[float, ...] = L1_PATH
     l1_relative: bool = True
     select: SelectBy = SelectBy.WORST_CLASS
+    proxy_l2: float = PROXY_L2
     rtol: float = 1e-6
     max_iter: int = 1000
     max_bytes: int = 2 << 30
@@ -120,11 +124,11 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         _methods_and_seeds(self.balance, self.seeds)
+        _positive("proxy_l2", self.proxy_l2)
         for name in ("l2", "l1"):
             _distinct(name, getattr(self, name))
             for strength in getattr(self, name):
-                if not (math.isfinite(strength) and strength > 0):
-                    raise ConfigError(f"{name} strengths must be positive numbers, got {strength!r}.")
+                _positive(f"{name} strengths", strength)
         if self.max_bytes < 1:
             raise ConfigError(f"max_bytes must be at least 1, got {self.max_bytes}.")
 
@@ -146,6 +150,7 @@ class TrajectoryConfig:
     learning_rate, weight_decay : of every head
     sgd : optimizer, epochs, batch size, schedule, and what the heads have in common
     select : validation score that names the best epoch beside the last
+    proxy_l2 : as in `ProbeConfig`
     device : ``cpu`` or ``cuda``
     records : file that the runs are appended to; None for none
     save : file for the heads of the last epoch; None for none
@@ -162,6 +167,7 @@ class TrajectoryConfig:
     weight_decay: float = 1e-4
     sgd: SGD = field(default_factory=SGD)
     select: SelectBy = SelectBy.WORST_CLASS
+    proxy_l2: float = PROXY_L2
     device: str = "cpu"
     records: Path | None = None
     save: Path | None = None
@@ -169,6 +175,7 @@ class TrajectoryConfig:
 
     def __post_init__(self) -> None:
         _methods_and_seeds(self.balance, self.seeds)
+        _positive("proxy_l2", self.proxy_l2)
 
 
 @dataclass(frozen=True)
@@ -249,6 +256,11 @@ class SpectrumConfig:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.diagnostics is not None and self.diagnostics < 0:
             raise ConfigError(f"diagnostics must not be negative, got {self.diagnostics}.")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} must be positive, got {value!r}; expected a finite number above 0.")
 
 
 def _check_split(split: str) -> None:

@@ -17,11 +17,11 @@ from grobust.experiments.environment import library_versions
 from grobust.experiments.extract import torch_device
 from grobust.experiments.finetune_config import FinetuneConfig
 from grobust.experiments.records import LabelLedger, Record, append_records, read_records
+from grobust.experiments.splits import require_disjoint
 from grobust.features._schema import Provenance
-from grobust.finetune._folder import RunIdentity
-from grobust.finetune.launch import is_main_process
+from grobust.finetune.launch import is_main_process, launched
 from grobust.finetune.recipes import Recipe, recipe_for
-from grobust.finetune.run import FinetuneProgress, FinetuneResult, finetune, run_name
+from grobust.finetune.run import FinetuneProgress, FinetuneResult, finetune, run_digest, run_name
 from grobust.finetune.settings import FinetuneSettings
 from grobust.models.backbone import Backbone, Pool
 from grobust.models.backbones import load_backbone
@@ -116,16 +116,19 @@ def run_finetune(
     pool = None if config.pool is None else _pool(config.pool)
     device = torch_device(config.device)
     dataset = load_dataset(config.dataset, data_dir=config.data_dir, columns=config.columns)
+    require_disjoint(dataset.name, dataset.groups, "Curves of finetuning")
     if config.limit is not None:
         dataset = stratified_subset(dataset, config.limit, seed=config.limit_seed)
     recipe = _recipe(config, dataset)
     base = recipe.finetune_settings()
-    backbone = load_backbone(recipe.backbone or config.backbone, pool=pool, device=device, **recipe.load_arguments())
+    backbone = load_backbone(
+        recipe.backbone or config.backbone, pool=pool, device=device, **_inputs(config, recipe.load_arguments())
+    )
     recorded = {} if config.overwrite else _recorded(config.records)
     wanted = config.runs(base)
     runs, notes = [], _notes(config, base)
     for number, settings in enumerate(wanted, start=1):
-        digest = RunIdentity.of(dataset, backbone, settings).digest
+        digest = run_digest(dataset, backbone, settings)
         path = config.out / run_name(dataset, backbone, settings)
         if digest in recorded and not RunFiles(path).description.exists():
             runs.append(_run(settings, path, recorded[digest], reused=True))
@@ -136,7 +139,8 @@ def run_finetune(
                 _train(config, dataset, backbone, settings, path, _told(on_progress, path, number, len(wanted)))
             )
         except RunLockedError as error:
-            if len(wanted) == 1:
+            # Only the first process meets the lock; the others must not go on with another run.
+            if len(wanted) == 1 or launched():
                 raise
             notes.append(f"left out: {error}")
     if not runs:
@@ -157,6 +161,14 @@ def _recipe(config: FinetuneConfig, dataset: GroupedDataset) -> Recipe:
     given = {"image_size": config.image_size, "max_tokens": config.max_tokens}
     values = config.values | {name: value for name, value in given.items() if value is not None}
     return recipe_for(config.dataset, config.backbone, kind=dataset.kind).with_values(values)
+
+
+def _inputs(config: FinetuneConfig, of_recipe: dict[str, Any]) -> dict[str, Any]:
+    """Input size of the backbone: as given, or the recipe's; but a finetuned network goes on with its own."""
+    given = {"image_size": config.image_size, "max_tokens": config.max_tokens}
+    if config.backbone.startswith("run:"):
+        return given
+    return given | of_recipe
 
 
 def _train(

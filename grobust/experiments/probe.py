@@ -16,15 +16,30 @@ from grobust.balancing import BalanceSummary, balance_summary
 from grobust.errors import DataError
 from grobust.experiments.config import ProbeConfig
 from grobust.experiments.records import LabelLedger, append_records
-from grobust.experiments.splits import Cell, Part, Parts, balanced, best, ledger_of, open_parts, record_of, score_of
+from grobust.experiments.splits import (
+    Cell,
+    Part,
+    Parts,
+    balanced,
+    best,
+    ledger_of,
+    needs_proxy,
+    notes_of,
+    open_parts,
+    record_of,
+    reported,
+    scores_of,
+    validation_arrays,
+)
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups
 from grobust.heads import HeadInfo, Heads, save_heads
-from grobust.metrics import GroupMetrics
+from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import FitStatus, Head, ProbeFit, evaluate_probes, fit_probes, largest_l1
 from grobust.report.figures import plot_wga_by_method
 from grobust.report.views import method_result
+from grobust.selection import BiasProxy, ValidationArrays
 from grobust.settings import LBFGS, BalanceMethod, Penalty
 
 __all__ = ["Candidate", "ProbeReport", "ProbeRun", "run_probe"]
@@ -53,6 +68,7 @@ class ProbeRun:
     fit : the chosen head with its optimality
     balance : rows and steps per epoch, repetition, batch shares
     val, test : metrics; `val` was used to choose, `test` only to report
+    val_scores : every score of `grobust.selection` that could be computed on validation rows
     notes : of the balance and of the fits
     """
 
@@ -65,6 +81,7 @@ class ProbeRun:
     balance: BalanceSummary
     val: GroupMetrics
     test: GroupMetrics
+    val_scores: dict[str, float]
     notes: tuple[str, ...]
 
     @property
@@ -96,6 +113,7 @@ class ProbeRun:
             },
             "balance": asdict(self.balance),
             "val": self.val.as_dict(),
+            "val_scores": self.val_scores,
             "test": self.test.as_dict(),
             "notes": list(self.notes),
         }
@@ -103,7 +121,7 @@ class ProbeRun:
 
 @dataclass(frozen=True, eq=False)
 class ProbeReport:
-    """All runs of one `ProbeConfig`, in the order of methods and seeds."""
+    """All runs of one `ProbeConfig`, in the order of methods and seeds; `proxy` is what a bias proxy said, if asked."""
 
     config: ProbeConfig
     provenance: Provenance
@@ -111,6 +129,7 @@ class ProbeReport:
     runs: tuple[ProbeRun, ...]
     notes: tuple[str, ...]
     device: str
+    proxy: dict[str, Any] | None = None
     figures: tuple[str, ...] = ()
 
     def of_method(self, method: BalanceMethod) -> tuple[ProbeRun, ...]:
@@ -128,6 +147,7 @@ class ProbeReport:
             "penalty": str(self.config.penalty),
             "select": str(self.config.select),
             "label_ledger": asdict(self.ledger),
+            "proxy": self.proxy,
             "runs": [run.as_dict() for run in self.runs],
             "notes": list(self.notes),
             "heads": None if self.config.save is None else str(self.config.save),
@@ -159,25 +179,31 @@ def run_probe(config: ProbeConfig, *, on_progress: Callable[[int, int], None] | 
         weights, which = _distinct(cell.sample.expected_weights() for cell in cells)
         strengths = _strengths(config, parts.train, weights)
         heads = [Head(weights=w, l2=l2, l1=l1) for w, own in zip(weights, strengths, strict=True) for l2, l1 in own]
+        with_proxy = needs_proxy(config, parts.val)
         fits = fit_probes(
             parts.train.features,
             to_device(parts.train.groups.labels, device),
-            heads,
+            [*heads, BiasProxy.head(config.proxy_l2)] if with_proxy else heads,
             n_classes=parts.train.groups.n_classes,
             solver=LBFGS(rtol=config.rtol, max_iter=config.max_iter),
             max_bytes=config.max_bytes,
             progress=on_progress,
         )
         size = len(config.strengths)
-        chosen = _choose(config, [fits[i * size : (i + 1) * size] for i in range(len(weights))], parts)
+        proxy = BiasProxy(fits[-1].probe, config.proxy_l2) if with_proxy else None
+        validation = validation_arrays(store, parts.val, proxy)
+        chosen = _choose(
+            config, [fits[i * size : (i + 1) * size] for i in range(len(weights))], parts, validation, provenance
+        )
     runs = tuple(_run(cell, parts.train.groups, chosen[i]) for cell, i in zip(cells, which, strict=True))
     report = ProbeReport(
         config=config,
         provenance=provenance,
         ledger=ledger_of(config, selects=size > 1),
         runs=runs,
-        notes=_notes(config, cells, which, parts.train.groups),
+        notes=(*_notes(config, cells, which, parts.train.groups), *notes_of(config.select, validation)),
         device=device,
+        proxy=None if validation.proxy is None else validation.proxy.as_dict(validation.groups),
     )
     return _written(report, cells, parts.train.groups)
 
@@ -218,39 +244,51 @@ class _Chosen:
     fit: ProbeFit
     candidates: tuple[Candidate, ...]
     val: GroupMetrics
+    val_scores: dict[str, float]
     test: GroupMetrics
 
 
-def _choose(config: ProbeConfig, fits: list[tuple[ProbeFit, ...]], parts: Parts) -> list[_Chosen]:
+def _choose(
+    config: ProbeConfig,
+    fits: list[tuple[ProbeFit, ...]],
+    parts: Parts,
+    validation: ValidationArrays,
+    provenance: Provenance,
+) -> list[_Chosen]:
     """For every weighting the fit with the largest validation score, the first in declared order on a tie."""
     counts = parts.train.groups.counts
     flat = [fit.probe for own in fits for fit in own]
-    metrics = evaluate_probes(flat, parts.val.features, parts.val.groups, train_counts=counts)
     size = len(config.strengths)
+    of_cells = [found.correct for found in evaluate_probes(flat, parts.val.features, validation.cells)]
+    correct = np.reshape(of_cells, (len(fits), size, -1))
+    by_select, everything = scores_of(config.select, validation, correct)
     picks, tables, on_val = [], [], []
     for i, own in enumerate(fits):
-        of_own = metrics[i * size : (i + 1) * size]
-        scores = np.array([score_of(config.select, each) for each in of_own])
+        scores = by_select[i]
         pick = best(scores)
         picks.append(own[pick])
-        on_val.append(of_own[pick])
+        of_groups = metrics_of_counts(validation.by_group(correct[i, pick]), validation.groups, train_counts=counts)
+        (of_groups,) = reported([of_groups], provenance, validation.groups)
+        on_val.append((of_groups, {name: float(found[i, pick]) for name, found in everything.items()}))
         tables.append(
             tuple(
                 Candidate(fit.l2, fit.l1, None if math.isnan(score) else score, fit.status)
                 for fit, score in zip(own, scores.tolist(), strict=True)
             )
         )
-    test = evaluate_probes(
+    on_test = evaluate_probes(
         [fit.probe for fit in picks], parts.test.features, parts.test.groups, train_counts=counts
     )  # fmt: skip
-    return [_Chosen(*each) for each in zip(picks, tables, on_val, test, strict=True)]
+    test = reported(on_test, provenance, parts.test.groups)
+    return [_Chosen(fit, table, *val, seen) for fit, table, val, seen in zip(picks, tables, on_val, test, strict=True)]
 
 
 def _run(cell: Cell, train: Groups, chosen: _Chosen) -> ProbeRun:
     fit = chosen.fit
     run = ProbeRun(
         method=cell.method, seed=cell.seed, l2=fit.l2, l1=fit.l1, candidates=chosen.candidates, fit=fit,
-        balance=balance_summary(cell.sample, train), val=chosen.val, test=chosen.test, notes=(),
+        balance=balance_summary(cell.sample, train), val=chosen.val, test=chosen.test, val_scores=chosen.val_scores,
+        notes=(),
     )  # fmt: skip
     notes = [*cell.sample.notes, *chosen.test.notes]
     if fit.status is not FitStatus.CONVERGED:
@@ -287,7 +325,7 @@ def _written(report: ProbeReport, cells: tuple[Cell, ...], train: Groups) -> Pro
     records = [
         record_of(
             "probe", config, provenance=report.provenance, ledger=report.ledger, device=report.device, seed=run.seed,
-            results=run.as_dict(),
+            results={**run.as_dict(), "proxy": report.proxy},
         )
         for run in report.runs
     ]  # fmt: skip

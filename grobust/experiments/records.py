@@ -5,44 +5,22 @@ line that a killed writer left half-written is reported by `read_records` and ke
 """
 
 import json
+import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from grobust.errors import DataError
+from grobust.ledger import LabelLedger
 from grobust.typing import PathLike
 
-__all__ = ["RECORD_SCHEMA", "LabelLedger", "Record", "append_records", "read_records"]
+__all__ = ["RECORD_SCHEMA", "LabelLedger", "Record", "append_records", "jsonable", "read_records"]
 
 RECORD_SCHEMA = 1
-
-
-class LabelUse(StrEnum):
-    """Kinds of labels that a run can touch."""
-
-    CLASS = "class"
-    ATTRIBUTE = "attribute"
-
-
-@dataclass(frozen=True)
-class LabelLedger:
-    """Which labels of which split a run used, and for what: training, choosing settings, or evaluation only."""
-
-    train: tuple[str, ...]
-    selection: tuple[str, ...]
-    evaluation: tuple[str, ...] = (LabelUse.CLASS, LabelUse.ATTRIBUTE)
-
-    @classmethod
-    def of(cls, *, group_training: bool, group_selection: bool, selects: bool) -> "LabelLedger":
-        """The ledger of a run: class labels always; attributes where balancing or selection reads groups."""
-        both = (str(LabelUse.CLASS), str(LabelUse.ATTRIBUTE))
-        chosen = (both if group_selection else both[:1]) if selects else ()
-        return cls(train=both if group_training else both[:1], selection=chosen, evaluation=both)
 
 
 @dataclass(frozen=True)
@@ -122,6 +100,17 @@ def read_records(path: PathLike, *, command: str | None = None) -> list[dict[str
         if command is None or record["command"] == command:
             records.append(record)
     return records
+
+
+def jsonable(value: Any) -> Any:
+    """Dataclasses as dicts, tuples as lists, and None for every float that JSON cannot hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: jsonable(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ends_with_newline(path: Path) -> bool:

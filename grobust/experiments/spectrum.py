@@ -1,6 +1,5 @@
 """`run_spectrum`: spectra per group and class of a store, the norm ratio of every class with its null, diagnostics."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,15 +9,15 @@ from numpy.typing import NDArray
 
 from grobust.arrays import DeviceName, resolve_device, to_device, to_numpy
 from grobust.balancing import make_balancer
-from grobust.errors import DataError, StoreMismatchError
+from grobust.errors import DataError
 from grobust.experiments.config import SpectrumConfig, plain
 from grobust.experiments.environment import library_versions
-from grobust.experiments.records import LabelLedger, Record, append_records
+from grobust.experiments.records import LabelLedger, Record, append_records, jsonable
+from grobust.experiments.saved_heads import fitting_heads
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.features.widen import to_float32
 from grobust.groups import Groups, Split
-from grobust.heads import load_heads
 from grobust.metrics import group_metrics
 from grobust.probe import Probe
 from grobust.settings import BalanceBy, BalanceMethod
@@ -84,7 +83,7 @@ class SpectrumReport:
             {**asdict(ratio), **_inference(found)}
             for ratio, found in zip(self.ratios, self.inferences, strict=True)
         ]  # fmt: skip
-        result: dict[str, Any] = _finite(
+        result: dict[str, Any] = jsonable(
             {
                 "store": str(self.config.store),
                 "dataset": self.provenance.dataset,
@@ -229,16 +228,7 @@ def _diagnostics(
 
 def _head(config: SpectrumConfig, store: FeatureStore) -> Probe:
     assert config.heads is not None
-    heads = load_heads(config.heads)
-    difference = heads.difference(store.provenance, store.dim)
-    if heads.class_names != store.groups.class_names:
-        difference["classes"] = (", ".join(heads.class_names), ", ".join(store.groups.class_names))
-    if difference:
-        lines = "\n".join(f"  {name}: heads {a}, store {b}" for name, (a, b) in difference.items())
-        raise StoreMismatchError(
-            f"{config.heads} was trained on features of another kind than {config.store} holds.\n{lines}\n"
-            "Train heads on this store with `grobust probe --save`."
-        )
+    heads = fitting_heads(config.heads, store)
     return heads.probe(heads.index(config.head))
 
 
@@ -312,14 +302,3 @@ def _rows(spectra: Spectra) -> list[dict[str, Any]]:
         }
         for i, name in enumerate(spectra.names)
     ]
-
-
-def _finite(value: Any) -> Any:
-    """The same value with None for every float that JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -1,5 +1,6 @@
 """What experiments on a store's splits have in common: opening and checking them, balancing, choosing, recording."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,17 +9,34 @@ from numpy.typing import NDArray
 
 from grobust.arrays import DeviceName, to_device
 from grobust.balancing import BalancedSample, make_balancer
-from grobust.errors import DataError
+from grobust.data.schemes import overlapping_cells
+from grobust.errors import ConfigError, DataError
 from grobust.experiments.config import ProbeConfig, TrajectoryConfig, plain
 from grobust.experiments.environment import library_versions
 from grobust.experiments.records import LabelLedger, Record
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups, Split
-from grobust.metrics import GroupMetrics
+from grobust.metrics import GroupMetrics, pooled_metrics
+from grobust.selection import BiasProxy, ValidationArrays
 from grobust.settings import BalanceBy, BalanceMethod, SelectBy
 
-__all__ = ["Cell", "Part", "Parts", "balanced", "best", "ledger_of", "open_parts", "record_of", "score_of"]
+__all__ = [
+    "Cell",
+    "Part",
+    "Parts",
+    "balanced",
+    "best",
+    "ledger_of",
+    "needs_proxy",
+    "notes_of",
+    "open_parts",
+    "record_of",
+    "reported",
+    "require_disjoint",
+    "scores_of",
+    "validation_arrays",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +96,21 @@ def _part(store: FeatureStore, split: Split, device: DeviceName) -> Part:
     return Part(to_device(features, device), groups)
 
 
+def require_disjoint(dataset: str, groups: Groups, what: str) -> None:
+    """Refuse a data set that is reported on overlapping groups, where `what` is of disjoint ones.
+
+    Raises
+    ------
+    ConfigError
+        If the data set of this name has overlapping groups.
+    """
+    if overlapping_cells(dataset, groups.class_names, groups.attribute_names) is not None:
+        raise ConfigError(
+            f"{what} are of disjoint groups; {dataset} is reported on overlapping ones.\n"
+            "Use grobust probe or predict, or extract the data set with its disjoint groups (civilcomments)."
+        )
+
+
 def balanced(config: ProbeConfig | TrajectoryConfig, train: Groups) -> tuple[Cell, ...]:
     """A balanced sample for every method and seed, in this order."""
     balancers = {
@@ -90,9 +123,38 @@ def balanced(config: ProbeConfig | TrajectoryConfig, train: Groups) -> tuple[Cel
     )
 
 
-def score_of(select: SelectBy, metrics: GroupMetrics) -> float:
-    """The estimate of a score's name."""
-    return float(getattr(metrics, select.value).value)
+def reported(metrics: Sequence[GroupMetrics], provenance: Provenance, groups: Groups) -> tuple[GroupMetrics, ...]:
+    """The metrics on the groups that the data set is reported on: its disjoint cells, or its overlapping groups."""
+    found = overlapping_cells(provenance.dataset, groups.class_names, groups.attribute_names)
+    return tuple(metrics) if found is None else tuple(pooled_metrics(each, *found) for each in metrics)
+
+
+def needs_proxy(config: ProbeConfig | TrajectoryConfig, val: Part) -> bool:
+    """Whether the run needs a bias proxy: its score does, or its records carry every score."""
+    return len(val.groups) > 0 and (config.select.needs_proxy or config.records is not None)
+
+
+def validation_arrays(store: FeatureStore, val: Part, proxy: BiasProxy | None) -> ValidationArrays:
+    """The store's validation rows, with what a proxy says about them."""
+    reading = None if proxy is None else proxy.read(val.features, val.groups)
+    groups = store.groups
+    found = overlapping_cells(store.provenance.dataset, groups.class_names, groups.attribute_names)
+    return ValidationArrays(groups, store.split, reading, unions=None if found is None else found[1])
+
+
+def notes_of(select: SelectBy, validation: ValidationArrays) -> tuple[str, ...]:
+    """What a reader must know of the validation rows; of the proxy only if it was asked."""
+    return validation.notes if select.needs_proxy else validation.absent
+
+
+def scores_of(
+    select: SelectBy, validation: ValidationArrays, correct: NDArray[Any]
+) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+    """The score that chooses, NaN without validation rows, and every score that can be computed, by name."""
+    if len(validation) == 0:
+        return np.full(correct.shape[:-1], np.nan), {}
+    everything = {str(name): found for name, found in validation.all_scores(correct).items()}
+    return validation.scores(select, correct), everything
 
 
 def best(scores: NDArray[Any]) -> int:

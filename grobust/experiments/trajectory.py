@@ -12,11 +12,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grobust.arrays import resolve_device
+from grobust.arrays import DeviceName, resolve_device, to_device
 from grobust.balancing import BalanceSummary, balance_summary
 from grobust.experiments.config import TrajectoryConfig
 from grobust.experiments.records import LabelLedger, append_records
-from grobust.experiments.splits import Cell, Parts, balanced, best, ledger_of, open_parts, record_of, score_of
+from grobust.experiments.splits import (
+    Cell,
+    Parts,
+    balanced,
+    best,
+    ledger_of,
+    needs_proxy,
+    notes_of,
+    open_parts,
+    record_of,
+    require_disjoint,
+    scores_of,
+    validation_arrays,
+)
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups
@@ -24,6 +37,7 @@ from grobust.heads import HeadInfo, Heads, save_heads
 from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import TrainHead, Trajectories, train_heads
 from grobust.report.curves import TrajectoryPoint, plot_trajectories
+from grobust.selection import ValidationArrays, fit_bias_proxy
 from grobust.settings import BalanceMethod, Match
 
 __all__ = ["TrajectoryReport", "TrajectoryRun", "run_trajectories"]
@@ -41,6 +55,8 @@ class TrajectoryRun:
     accuracy : for ``train``, ``test`` and, if it has rows, ``val``: (E, g) float64 by group, NaN for groups without
         rows
     average : for the same splits (E) float64 accuracy over rows
+    counts : for the same splits (g) rows by group
+    val_scores : (E) every score of `grobust.selection` that could be computed on validation rows, by name
     last : test metrics after the last epoch, which are the result
     best_epoch : the first epoch (from 1) with the largest validation score; None without validation rows
     best : test metrics after it
@@ -55,6 +71,8 @@ class TrajectoryRun:
     loss: NDArray[Any]
     accuracy: dict[str, NDArray[Any]]
     average: dict[str, NDArray[Any]]
+    counts: dict[str, NDArray[Any]]
+    val_scores: dict[str, NDArray[Any]]
     last: GroupMetrics
     best_epoch: int | None
     best: GroupMetrics | None
@@ -85,6 +103,9 @@ class TrajectoryRun:
                         "wga": _finite(self.wga(split).tolist()),
                         "average": _finite(self.average[split].tolist()),
                         "groups": _finite(self.accuracy[split].tolist()),
+                        "counts": self.counts[split].tolist(),
+                        "n_classes": len(self.last.class_names),
+                        **({"scores": self._scores()} if split == "val" else {}),
                     }
                     for split in self.accuracy
                 },
@@ -97,10 +118,14 @@ class TrajectoryRun:
             "notes": list(self.notes),
         }
 
+    def _scores(self) -> dict[str, Any]:
+        return {name: _finite(found.tolist()) for name, found in self.val_scores.items()}
+
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryReport:
-    """All runs of one `TrajectoryConfig`, in the order of methods and seeds."""
+    """All runs of one `TrajectoryConfig`, in the order of methods and seeds; `proxy` is what a bias proxy said, if
+    asked."""
 
     config: TrajectoryConfig
     provenance: Provenance
@@ -108,6 +133,7 @@ class TrajectoryReport:
     runs: tuple[TrajectoryRun, ...]
     notes: tuple[str, ...]
     device: str
+    proxy: dict[str, Any] | None = None
     figures: tuple[str, ...] = ()
 
     def of_method(self, method: BalanceMethod) -> tuple[TrajectoryRun, ...]:
@@ -125,6 +151,7 @@ class TrajectoryReport:
             "match": str(self.config.sgd.match),
             "select": str(self.config.select),
             "label_ledger": asdict(self.ledger),
+            "proxy": self.proxy,
             "runs": [run.as_dict() for run in self.runs],
             "notes": list(self.notes),
             "heads": None if self.config.save is None else str(self.config.save),
@@ -153,19 +180,22 @@ def run_trajectories(
     device = resolve_device(config.device)
     with FeatureStore(config.store) as store:
         provenance = store.provenance
+        require_disjoint(store.provenance.dataset, store.groups, "Trajectories")
         parts = open_parts(store, device)
         cells = balanced(config, parts.train.groups)
         heads = [
             TrainHead(cell.sample, learning_rate=config.learning_rate, weight_decay=config.weight_decay, name=cell.name)
             for cell in cells
         ]
-        splits = {"train": parts.train, "val": parts.val, "test": parts.test}
+        validation = _validation(config, store, parts, device)
+        splits = {"train": (parts.train.features, parts.train.groups), "val": (parts.val.features, validation.cells),
+                  "test": (parts.test.features, parts.test.groups)}  # fmt: skip
         found = train_heads(
             parts.train.features,
             parts.train.groups.labels,
             heads,
             n_classes=parts.train.groups.n_classes,
-            evaluate={name: (part.features, part.groups) for name, part in splits.items() if len(part.groups)},
+            evaluate={name: pair for name, pair in splits.items() if len(pair[1])},
             settings=config.sgd,
             progress=on_progress,
         )
@@ -173,23 +203,36 @@ def run_trajectories(
         config=config,
         provenance=provenance,
         ledger=ledger_of(config, selects=len(parts.val.groups) > 0),
-        runs=tuple(_run(config, cell, found, i, parts) for i, cell in enumerate(cells)),
-        notes=_notes(config, parts),
+        runs=tuple(_run(config, cell, found, i, parts, validation) for i, cell in enumerate(cells)),
+        notes=(*_notes(config, parts), *notes_of(config.select, validation)),
         device=device,
+        proxy=None if validation.proxy is None else validation.proxy.as_dict(validation.groups),
     )
     return _written(report, cells, found, parts.train.groups)
 
 
-def _run(config: TrajectoryConfig, cell: Cell, found: Trajectories, head: int, parts: Parts) -> TrajectoryRun:
-    counts = parts.train.groups.counts
+def _validation(config: TrajectoryConfig, store: FeatureStore, parts: Parts, device: DeviceName) -> ValidationArrays:
+    proxy = None
+    if needs_proxy(config, parts.val):
+        labels, n_classes = to_device(parts.train.groups.labels, device), parts.train.groups.n_classes
+        proxy = fit_bias_proxy(parts.train.features, labels, n_classes=n_classes, l2=config.proxy_l2)
+    return validation_arrays(store, parts.val, proxy)
+
+
+def _run(
+    config: TrajectoryConfig, cell: Cell, found: Trajectories, head: int, parts: Parts, validation: ValidationArrays
+) -> TrajectoryRun:
     best_epoch = None
-    if "val" in found.groups:
-        epochs = range(found.loss.shape[0])
-        scores = [score_of(config.select, found.metrics("val", epoch, head)) for epoch in epochs]
-        best_epoch = best(np.array(scores)) + 1
+    scores: dict[str, NDArray[Any]] = {}
+    correct = {split: found.correct[split][:, head] for split in found.groups}
+    groups = dict(found.groups)
+    if "val" in correct:
+        by_select, scores = scores_of(config.select, validation, correct["val"])
+        best_epoch = best(by_select) + 1
+        correct["val"], groups["val"] = validation.by_group(correct["val"]), validation.groups
 
     def on_test(epoch: int) -> GroupMetrics:
-        return metrics_of_counts(found.correct["test"][epoch, head], found.groups["test"], train_counts=counts)
+        return metrics_of_counts(correct["test"][epoch], groups["test"], train_counts=parts.train.groups.counts)
 
     last = on_test(-1)
     notes = [*cell.sample.notes, *last.notes]
@@ -198,11 +241,17 @@ def _run(config: TrajectoryConfig, cell: Cell, found: Trajectories, head: int, p
     return TrajectoryRun(
         method=cell.method, seed=cell.seed, steps=found.steps[:, head], rows=found.rows[:, head],
         loss=found.loss[:, head],
-        accuracy={split: found.accuracy(split)[:, head] for split in found.groups},
-        average={split: found.average(split)[:, head] for split in found.groups},
+        accuracy={split: _accuracy(correct[split], groups[split].counts) for split in groups},
+        average={split: found.average(split)[:, head] for split in groups},
+        counts={split: own.counts for split, own in groups.items()}, val_scores=scores,
         last=last, best_epoch=best_epoch, best=None if best_epoch is None else on_test(best_epoch - 1),
         balance=balance_summary(cell.sample, parts.train.groups, batch_size=config.sgd.batch_size), notes=tuple(notes),
     )  # fmt: skip
+
+
+def _accuracy(correct: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
+    """(E, g) float64; NaN for groups without rows."""
+    return np.where(counts > 0, correct / np.maximum(counts, 1), np.nan)
 
 
 def _notes(config: TrajectoryConfig, parts: Parts) -> tuple[str, ...]:
@@ -226,7 +275,7 @@ def _written(
             [
                 record_of(
                     "trajectory", config, provenance=report.provenance, ledger=report.ledger, device=report.device,
-                    seed=run.seed, results=run.as_dict(),
+                    seed=run.seed, results={**run.as_dict(), "proxy": report.proxy},
                 )
                 for run in report.runs
             ],

@@ -5,10 +5,13 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["FORMAT_TYPE", "FORMAT_VERSION", "Provenance"]
+__all__ = ["FORMAT_TYPE", "FORMAT_VERSION", "IMPORTED", "UNKNOWN", "Provenance"]
 
 FORMAT_TYPE = "grobust-feature-store"
 FORMAT_VERSION = 1
+# Source, in a backbone's spec, of features that other software extracted; and a setting that nobody recorded.
+IMPORTED = "imported"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,20 @@ class Provenance:
     dataset_digest: str
     options: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def imported(
+        cls, name: str, *, dtype: str, dataset: str, dataset_digest: str, files_digest: str, options: dict[str, str]
+    ) -> "Provenance":
+        """Of features that other software extracted: what is not known stays `UNKNOWN`.
+
+        Weights that are unknown in two imports are not therefore the same: their digest names the files.
+        """
+        return cls(
+            backbone=f"{IMPORTED}:{name}", weights_digest=f"{UNKNOWN}:{files_digest}", preprocessing=UNKNOWN,
+            pooling=UNKNOWN, precision=UNKNOWN, dtype=dtype, dataset=dataset, dataset_digest=dataset_digest,
+            options=options,
+        )  # fmt: skip
 
     def identity(self) -> dict[str, str]:
         """Flat mapping of what must agree for two stores to hold the same features."""

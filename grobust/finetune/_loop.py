@@ -7,26 +7,22 @@ from its last checkpoint as if nothing had happened. The loss of a minibatch B i
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
-from functools import cached_property
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from grobust.data.dataset import GroupedDataset
-from grobust.errors import DivergedError
+from grobust.errors import RunError
 from grobust.features._batches import Batch
 from grobust.features.extract import ExtractSettings, extract_features
 from grobust.finetune._accelerate import log
-from grobust.finetune._checkpoint import TrainState, load_state, save_network, save_state
-from grobust.finetune._evaluate import Part, evaluate, on_device
+from grobust.finetune._checkpoint import load_state, save_network, save_state
+from grobust.finetune._evaluate import evaluate, on_device
 from grobust.finetune._folder import append_curve, write_curve
+from grobust.finetune._job import FinetuneProgress, Job, backbone_at, diverged, shown_metrics
 from grobust.finetune._load import TrainingInputs
 from grobust.finetune._model import (
     AUGMENT_STREAM,
@@ -36,68 +32,15 @@ from grobust.finetune._model import (
     derived_seed,
     freeze_unread,
 )
-from grobust.finetune._plan import Plan, Shares
+from grobust.finetune._plan import Shares
 from grobust.finetune.curve import Curve, Evaluation
 from grobust.finetune.schedules import learning_rate
-from grobust.finetune.settings import Decay, FinetuneSettings
 from grobust.interrupts import interrupts
-from grobust.models.backbone import Backbone
-from grobust.models.run_files import RunFiles
-from grobust.models.weights import weights_digest
 
-__all__ = ["FinetuneProgress", "Job", "train"]
+__all__ = ["train"]
 
 # Each look at the losses waits for the GPU, and for the other processes.
 LOOK_EVERY = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One run.
-
-    Parameters
-    ----------
-    dataset, backbone, settings : what is trained, on what, and how
-    plan : minibatches, of rows of the training split
-    train_rows : (n) rows of the data set that are the training split
-    parts : what is evaluated: ``train`` (the kept rows), ``val``, ``test``
-    files, run : where it is kept, and the digest of its identity
-    """
-
-    dataset: GroupedDataset
-    backbone: Backbone
-    settings: FinetuneSettings
-    plan: Plan
-    train_rows: NDArray[np.int64]
-    parts: Mapping[str, Part]
-    files: RunFiles
-    run: str
-
-    @property
-    def decay(self) -> Decay:
-        """What weight decay is on."""
-        return self.settings.decay or (Decay.ALL if self.backbone.kind == "image" else Decay.MATRICES)
-
-    def curve(self, evaluations: list[Evaluation]) -> Curve:
-        """Evaluations with the groups that they count."""
-        groups = {name: part.groups for name, part in self.parts.items()}
-        return Curve(tuple(evaluations), groups, self._train_counts)
-
-    @cached_property
-    def _train_counts(self) -> NDArray[np.int64]:
-        return self.dataset.groups.take(self.train_rows).counts
-
-
-@dataclass(frozen=True)
-class FinetuneProgress:
-    """Where training stands, after every update: steps per second of this process, and the evaluations so far."""
-
-    step: int
-    steps: int
-    epoch: int
-    epochs: int
-    rate: float
-    curve: Curve
 
 
 def train(
@@ -149,6 +92,12 @@ class _Training:
             self.classifier.compile()
         self.model, self.prepared = accelerator.prepare(self.classifier, self.optimizer)
         self.state, scaler = load_state(job.files, job.run, self.classifier, self.optimizer)
+        steps: Tensor = accelerator.reduce(torch.tensor(self.state.step, device=accelerator.device), reduction="sum")
+        if int(steps) != self.state.step * accelerator.num_processes:
+            raise RunError(
+                f"Processes would begin at different steps: this one sees step {self.state.step} in {job.files.root}. "
+                "Give a folder that all machines share."
+            )
         if scaler is not None and accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(scaler)
         self.shares = Shares(
@@ -159,7 +108,8 @@ class _Training:
         self.model.train()
         if accelerator.is_main_process:
             curve = job.curve(self.state.evaluations)
-            write_curve(job.files, self.state.evaluations, [_metrics(curve, i) for i in range(len(curve.evaluations))])
+            shown = [shown_metrics(curve, i) for i in range(len(curve.evaluations))]
+            write_curve(job.files, self.state.evaluations, shown)
             self._extract(self.state.step)
 
     def load(self) -> Generator[Batch, None, None]:
@@ -235,7 +185,7 @@ class _Training:
         self.unseen.clear()
         for i, value in enumerate(values):
             if not math.isfinite(value):
-                raise _diverged(self.job, first + i, f"{value} in", self.state)
+                raise diverged(self.job, first + i, f"{value} in", self.state)
             self.state.loss_sum += value
             self.state.loss_steps += 1
         log(self.accelerator, {"train/loss": values[-1], "lr": self.rate}, self.state.step)
@@ -252,7 +202,7 @@ class _Training:
         )  # fmt: skip
         lost = [name for name, value in loss.items() if value is None]
         if lost:
-            raise _diverged(job, state.step - 1, f"not finite on {', '.join(lost)} after", state)
+            raise diverged(job, state.step - 1, f"not finite on {', '.join(lost)} after", state)
         state.evaluations.append(
             Evaluation(
                 epoch, state.step, job.plan.rows_until(state.step), state.loss_sum / state.loss_steps, self.rate,
@@ -260,7 +210,7 @@ class _Training:
             )
         )  # fmt: skip
         state.loss_sum, state.loss_steps = 0.0, 0
-        metrics = _metrics(job.curve(state.evaluations), -1)
+        metrics = shown_metrics(job.curve(state.evaluations), -1)
         log(self.accelerator, {f"{k}/{n}": v for k, part in metrics.items() for n, v in part.items()
                                if not isinstance(v, str)}, state.step)  # fmt: skip
         if self.accelerator.is_main_process:
@@ -287,45 +237,6 @@ class _Training:
             batch_size=self.settings.eval_batch_size, precision=self.settings.precision, workers=self.settings.workers
         )
         extract_features(
-            job.dataset, _backbone_at(job, self.classifier, epoch), job.files.features(epoch), settings=settings
+            job.dataset, backbone_at(job, self.classifier, epoch), job.files.features(epoch), settings=settings
         )
         self.model.train()
-
-
-def _backbone_at(job: Job, classifier: Classifier, epoch: int) -> Backbone:
-    """The network as it is, named as `load_backbone` would name it from the run's folder."""
-    return replace(
-        job.backbone,
-        spec=f"run:{job.files.root}@{epoch}",
-        network=classifier.body,
-        digest=weights_digest(classifier.body),
-        options=job.backbone.options | {"run": job.run, "epoch": str(epoch)},
-    )
-
-
-def _metrics(curve: Curve, index: int) -> dict[str, dict[str, float | str | None]]:
-    """What a reader of the growing curve wants to see."""
-    shown: dict[str, dict[str, float | str | None]] = {}
-    for split in curve.splits:
-        metrics = curve.metrics(split, index)
-        shown[split] = {
-            "wga": metrics.as_dict()["wga"]["value"],
-            "average": metrics.as_dict()["average"]["value"],
-            "worst_group": metrics.worst_group_name,
-        }
-    return shown
-
-
-def _diverged(job: Job, step: int, what: str, state: TrainState) -> DivergedError:
-    rows = job.train_rows[job.plan.batch(step)]
-    ids = ", ".join(job.dataset.sample_ids[row] for row in rows)
-    good = (
-        "There is no checkpoint yet."
-        if state.saved_step is None
-        else f"The last good checkpoint is {job.files.state} (step {state.saved_step})."
-    )
-    return DivergedError(
-        f"The loss is {what} step {step + 1} of {job.plan.steps} (epoch {step // job.plan.per_epoch + 1}).\n"
-        f"Rows of its minibatch, of {job.dataset.name}: {ids}\n{good}\n"
-        "Try a smaller --lr, --clip-norm 1, or --precision float32; if it is always the same rows, look at them."
-    )

@@ -19,7 +19,8 @@ from grobust.errors import BackboneError, DataError
 from grobust.finetune._accelerate import accelerator_of, finish_tracker, start_tracker
 from grobust.finetune._evaluate import Part
 from grobust.finetune._folder import RunIdentity, claim, describe, read_result, write_result
-from grobust.finetune._loop import FinetuneProgress, Job, train
+from grobust.finetune._job import FinetuneProgress, Job
+from grobust.finetune._loop import train
 from grobust.finetune._plan import plan_of
 from grobust.finetune.curve import Curve, Evaluation
 from grobust.finetune.schedules import learning_rate
@@ -29,7 +30,7 @@ from grobust.models.run_files import HEAD, RunFiles
 from grobust.probe import Probe
 from grobust.typing import PathLike
 
-__all__ = ["FinetuneProgress", "FinetuneResult", "finetune", "leave_processes", "run_name"]
+__all__ = ["FinetuneProgress", "FinetuneResult", "finetune", "leave_processes", "run_digest", "run_name"]
 
 DEFAULT_OUT = Path("runs")
 
@@ -128,16 +129,7 @@ def finetune(
             describe(files, identity, backbone, dataset)
         accelerator.wait_for_everyone()
         found = read_result(files)
-        if found is None:
-            start_tracker(accelerator, settings)
-            curve, first = train(job, accelerator, on_progress)
-            finish_tracker(accelerator)
-            seconds = time.perf_counter() - started
-            if main:
-                write_result(files, _about(curve, accelerator, first, seconds))
-            accelerator.wait_for_everyone()
-        result = read_result(files)
-    assert result is not None
+        result = found or _trained(job, accelerator, started, on_progress)
     groups = dataset.groups.take(job.train_rows)
     return FinetuneResult(
         path=files.root, run=identity.digest, settings=settings,
@@ -152,6 +144,11 @@ def leave_processes() -> None:
     """End the group of processes that trained together, if there is one, when no further run follows."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def run_digest(dataset: GroupedDataset, backbone: Backbone, settings: FinetuneSettings) -> str:
+    """Digest of all that decides a run's weights and curve, known before it begins: `FinetuneResult.run`."""
+    return RunIdentity.of(dataset, backbone, settings).digest
 
 
 def run_name(dataset: GroupedDataset, backbone: Backbone, settings: FinetuneSettings) -> str:
@@ -182,6 +179,19 @@ def _job(
     # A warm-up without end is known before anything is written.
     learning_rate(settings, 0, steps_per_epoch=plan.per_epoch, steps=plan.steps)
     return Job(dataset, backbone, settings, plan, train_rows, parts, files, run), sample
+
+
+def _trained(
+    job: Job, accelerator: Accelerator, started: float, on_progress: Callable[[FinetuneProgress], None] | None
+) -> dict[str, Any]:
+    start_tracker(accelerator, job.settings)
+    curve, first = train(job, accelerator, on_progress)
+    finish_tracker(accelerator)
+    result = _about(curve, accelerator, first, time.perf_counter() - started)
+    if accelerator.is_main_process:
+        write_result(job.files, result)
+    accelerator.wait_for_everyone()
+    return result
 
 
 def _about(curve: Curve, accelerator: Accelerator, first: int, seconds: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 """
 
 from grobust.probe._evaluate import evaluate_probes, logits_by_block
-from grobust.probe._fit import fit_path, fit_probe, fit_probes
+from grobust.probe._fit import feature_moments, fit_path, fit_probe, fit_probes
 from grobust.probe._head import FitStatus, Head, Probe, ProbeFit
 from grobust.probe._largest_l1 import largest_l1
 from grobust.probe._stream import DeviceStream
@@ -23,6 +23,7 @@ __all__ = [
     "TrainHead",
     "Trajectories",
     "evaluate_probes",
+    "feature_moments",
     "fit_path",
     "fit_probe",
     "fit_probes",

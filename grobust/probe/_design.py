@@ -133,18 +133,19 @@ def design(
     block_rows: int,
     small: int = SMALL,
     moment_weights: NDArray[Any] | None = None,
+    moments: tuple[Array, Array] | None = None,
 ) -> Design:
     """Mean and standard deviation of all rows in float64; a feature that does not vary keeps scale 1.
 
     Centring without standardization changes nothing but the intercept, so it is always done.
 
     `small` is the number of features times rows up to which products are float64; `moment_weights` (n) weight the rows
-    in the moments, None counts them alike.
+    in the moments, None counts them alike; `moments` are used in their place.
 
     Raises
     ------
     ShapeError
-        If a feature is not finite.
+        If a feature is not finite, or given moments do not fit.
     """
     first = features[:1, :]
     xp = array_namespace(first)
@@ -159,6 +160,10 @@ def design(
         mean, scale = _moments(features, block_rows)
     if not bool(xp.all(xp.isfinite(mean + scale))):
         raise ShapeError(f"Row {_first_bad(features, block_rows)} of the features is not finite.")
+    if moments is not None:
+        mean, scale = (xp.asarray(each, dtype=xp.float64) for each in moments)
+        if mean.shape != (d,) or scale.shape != (d,) or not bool(xp.all(xp.isfinite(mean) & (scale > 0))):
+            raise ShapeError(f"moments must be a finite mean and a positive deviation, both ({d},).")
     largest = xp.max(xp.abs(mean) / xp.where(scale > 0, scale, xp.ones_like(scale)))
     # Rounding leaves a constant feature with a deviation of some ulps of its mean: dividing by it would make noise.
     constant = scale <= 1e-7 * xp.maximum(xp.abs(mean), xp.ones_like(mean) * 1e-30)

@@ -17,7 +17,7 @@ from grobust.settings import LBFGS
 from grobust.threads import threads
 from grobust.typing import Array
 
-__all__ = ["fit_path", "fit_probe", "fit_probes"]
+__all__ = ["feature_moments", "fit_path", "fit_probe", "fit_probes"]
 
 DEFAULT_MAX_BYTES = 2 << 30
 
@@ -31,14 +31,16 @@ def fit_probes(
     solver: LBFGS | None = None,
     standardize: bool = True,
     moment_weights: NDArray[Any] | None = None,
+    moments: tuple[Array, Array] | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ProbeFit, ...]:
     """Fit K weighted multinomial logistic heads on the same features.
 
     Each head minimizes ``Σ_i w_i · cross-entropy_i / Σ_i w_i + ½ λ ‖W‖² + λ₁ Σ |W|`` over W (k, d), on standardized
-    features, and an unpenalized intercept. For two classes this is the softmax over two columns, not scikit-learn's
-    single column: its C is ``2 / (λ Σ w)`` there and ``1 / (λ Σ w)`` for more classes; with l1 it is ``1 / (λ₁ Σ w)``.
+    features, and an intercept, which is not penalized unless the head says so. For two classes this is the softmax
+    over two columns, not scikit-learn's single column: its C is ``2 / (λ Σ w)`` there and ``1 / (λ Σ w)`` for more
+    classes; with l1 it is ``1 / (λ₁ Σ w)``.
 
     Products of float16 and float32 features are float32 (float16 is widened a block of rows at a time), those of
     float64 features float64. Weights, inner products, sums over rows and the line search are float64 always.
@@ -53,6 +55,7 @@ def fit_probes(
     solver : accuracy and iterations
     standardize : subtract the mean and divide by the standard deviation of all rows, for every head alike
     moment_weights : (n) weights of the rows in that mean and deviation; None counts every row once
+    moments : mean (d) and deviation (d) float64 to use in their place, of other rows say (`feature_moments`)
     max_bytes : budget of the work arrays; heads are solved in as many turns as it takes
     progress : called with the number of heads done and K
 
@@ -76,7 +79,7 @@ def fit_probes(
     fits: dict[int, ProbeFit] = {}
     with threads() as pool:
         data = design(features, standardize=standardize, threads=pool, moment_weights=moment_weights,
-                      block_rows=HOST_BLOCK if host else DEVICE_BLOCK)  # fmt: skip
+                      moments=moments, block_rows=HOST_BLOCK if host else DEVICE_BLOCK)  # fmt: skip
         for chosen, task_labels, classes in _tasks(labels, heads, n_classes):
             task = Task(data, task_labels, [heads[i] for i in chosen], [_name(heads[i], i) for i in chosen], classes,
                          settings, max_bytes, pool)  # fmt: skip
@@ -127,6 +130,21 @@ def fit_path(
     return tuple(fits[i] for i in range(len(l2)))
 
 
+def feature_moments(features: Any) -> tuple[Array, Array]:
+    """Mean (d) and standard deviation (d) float64 of features (n, d) as `fit_probes` standardizes with; 1 where a
+    feature does not vary.
+
+    Raises
+    ------
+    ShapeError
+        If a feature is not finite.
+    """
+    host = isinstance(features[:1, :], np.ndarray)
+    with threads() as pool:
+        data = design(features, standardize=True, threads=pool, block_rows=HOST_BLOCK if host else DEVICE_BLOCK)
+    return data.mean, data.scale
+
+
 def _name(head: Head, index: int) -> str:
     return f"Head {index}" + (f" ({head.name})" if head.name else "")
 
@@ -135,6 +153,8 @@ def _check_strengths(head: Head, name: str) -> None:
     for key, value in (("l2", head.l2), ("l1", head.l1)):
         if not (math.isfinite(value) and value >= 0):
             raise ConfigError(f"{name}: {key} must be a number of at least 0, got {value!r}.")
+    if head.penalize_intercept and head.l1 == 0:
+        raise ConfigError(f"{name}: penalize_intercept is for l1 heads; l1 is 0.")
 
 
 def _tasks(labels: Array, heads: Sequence[Head], n_classes: int) -> list[tuple[list[int], Array, int]]:

@@ -54,6 +54,8 @@ class Head:
         None weighs all rows alike. Give heads the same array object where their weights are the same
     l2 : λ ≥ 0 of ½ λ ‖W‖²
     l1 : λ₁ ≥ 0 of λ₁ Σ |W|; with both, the elastic net
+    penalize_intercept : whether the intercept on standardized features counts among the weights W of the penalty, as
+        in liblinear; for l1 > 0 only
     name : for messages
     start : head to begin from, on raw features; None begins at zero
     labels, n_classes : of this head alone, if it differs from the others in its classes
@@ -66,6 +68,7 @@ class Head:
     start: Probe | None = None
     labels: NDArray[Any] | None = None
     n_classes: int | None = None
+    penalize_intercept: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,8 +53,9 @@ class LassoFit:
 
 
 def solve_lasso(
-    rows: Rows, l1: NDArray[Any], l2: NDArray[Any], starts: list[NDArray[Any] | None], columns: int, settings: LBFGS
-) -> list[LassoFit]:
+    rows: Rows, l1: NDArray[Any], l2: NDArray[Any], starts: list[NDArray[Any] | None], columns: int, settings: LBFGS,
+    *, penalize_intercept: bool = False,
+) -> list[LassoFit]:  # fmt: skip
     """Heads of one weighting with strengths l1 > 0 and l2 (K), in order; strongest l1 first inside.
 
     Parameters
@@ -62,23 +63,25 @@ def solve_lasso(
     l2 : effective strengths on the columns used
     starts : initial weights (c, d + 1) of each head, or None
     columns : c, one for two classes
+    penalize_intercept : whether the penalties are on the intercepts too
     """
     weights = np.zeros((columns, rows.n_features + 1))
-    at_zero = _Head(rows, weights, 0.0, 0.0).look()
+    at_zero = _Head(rows, weights, 0.0, 0.0, penalized=penalize_intercept).look()
     norm_at_zero = float(np.linalg.norm(at_zero.gradient))
     fits: dict[int, LassoFit] = {}
     known = None
     for i in np.argsort(-l1, kind="stable").tolist():
         start = starts[i]
         before, known = (weights, known) if start is None else (start, None)
-        head = _Head(rows, before.copy(), float(l1[i]), float(l2[i]), known)
+        head = _Head(rows, before.copy(), float(l1[i]), float(l2[i]), known, penalized=penalize_intercept)
         fits[i] = head.solve(settings, norm_at_zero)
         weights, known = fits[i].weights, head.known
     return [fits[i] for i in range(l1.size)]
 
 
 class _View(NamedTuple):
-    """A head where it is: objective, duality gap, and the loss's gradient (c, d)."""
+    """A head where it is: objective, duality gap, and the loss's gradient (c, d), or (c, d + 1) with the intercepts'
+    where they are penalized."""
 
     objective: float
     gap: float
@@ -93,10 +96,16 @@ class _Known(NamedTuple):
 
 
 class _Head:
-    """One head's weights w (c, d + 1), logits z (c, n) and probabilities p (c, n), kept up to date."""
+    """One head's weights w (c, d + 1), logits z (c, n) and probabilities p (c, n), kept up to date.
 
-    def __init__(self, rows: Rows, w: NDArray[Any], l1: float, l2: float, known: "_Known | None" = None) -> None:
+    `inner` are the weights that the penalty is on: all but the intercepts, or all.
+    """
+
+    def __init__(
+        self, rows: Rows, w: NDArray[Any], l1: float, l2: float, known: "_Known | None" = None, *, penalized: bool
+    ) -> None:
         self.rows, self.w, self.l1, self.l2 = rows, w, l1, l2
+        self.penalized, self.inner = penalized, w if penalized else w[:, :-1]
         self.known, self.fresh = known, True
         c, n = w.shape[0], rows.labels.size
         self.z = np.broadcast_to(w[:, -1:], (c, n)).copy()
@@ -121,10 +130,14 @@ class _Head:
         return LassoFit(self.w, view.objective, view.gap, norm, at_zero, steps, converged)
 
     def look(self) -> _View:
-        """Balance the intercepts, as the dual point needs, and look at all features."""
-        self._balance()
-        gradient = self.rows.gradient(self._residual())
-        objective = self.loss + self._penalty(self.w[:, :-1])
+        """Balance free intercepts, as the dual point needs, and look at all features."""
+        if not self.penalized:
+            self._balance()
+        residual = self._residual()
+        gradient = self.rows.gradient(residual)
+        if self.penalized:
+            gradient = np.concatenate([gradient, residual.sum(axis=1, keepdims=True)], axis=1)
+        objective = self.loss + self._penalty(self.inner)
         return _View(objective, max(objective - self._dual(gradient), 0.0), gradient)
 
     def _residual(self) -> NDArray[Any]:
@@ -136,7 +149,7 @@ class _Head:
         return float(self.l1 * np.abs(inner).sum() + 0.5 * self.l2 * (inner**2).sum())
 
     def _smallest_subgradient(self, gradient: NDArray[Any]) -> NDArray[Any]:
-        w = self.w[:, :-1]
+        w = self.inner
         smooth = gradient + self.l2 * w
         zero = np.sign(smooth) * np.maximum(np.abs(smooth) - self.l1, 0)
         return np.where(w == 0, zero, smooth + self.l1 * np.sign(w))
@@ -199,7 +212,8 @@ class _Head:
             self.known = _Known(column * (d + 1) + feature, hessian)
         slopes, moves = np.zeros((2, len(columns), features.size))
         _numba.dots(x, self._residual()[columns.start : columns.stop], slopes)
-        at, penalized, delta = self.w[column, feature], feature < d, np.empty(feature.size)
+        at, delta = self.w[column, feature], np.empty(feature.size)
+        penalized = np.ones(feature.size, dtype=bool) if self.penalized else feature < d
         ridge = RIDGE * float(np.finfo(x.dtype).eps)
         _numba.minimize(hessian, slopes[place], at, penalized, self.l1, self.l2, ridge, delta)
         moves[place] = delta
@@ -222,11 +236,11 @@ class _Head:
         """Ascending features in use, and those that break the optimality conditions most; the intercept last."""
         used = self.w[column, :-1] != 0
         room = int(reach * max(JOIN_LEAST, JOIN_SHARE * used.sum()))
-        beyond = np.where(used, 0.0, np.abs(gradient) - self.l1)
+        beyond = np.where(used, 0.0, np.abs(gradient[: used.size]) - self.l1)
         joining = np.flatnonzero(beyond > 0)
         if joining.size > room:
             joining = joining[np.argpartition(-beyond[joining], room)[:room]]
-        return np.concatenate([np.sort(np.concatenate([np.flatnonzero(used), joining])), [gradient.size]])
+        return np.concatenate([np.sort(np.concatenate([np.flatnonzero(used), joining])), [used.size]])
 
     def _known_hessian(self, column: NDArray[Any], feature: NDArray[Any], view: _View) -> NDArray[Any] | None:
         """The second derivatives of an earlier step where they will do: near the minimum, or just after the last one

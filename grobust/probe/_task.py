@@ -56,7 +56,13 @@ class Task:
         # Rows solved on alone are copied; beyond the budget they are streamed with the others.
         copied = self.max_bytes // (width * d)
         small = ~lasso & (self.table.support[of] <= min(SMALL_SUPPORT * n, copied))
-        sparse = [np.flatnonzero(lasso & (of == weighting)) for weighting in np.unique(of[lasso]).tolist()]
+        free = np.array([not head.penalize_intercept for head in self.heads])
+        sparse = [
+            places
+            for weighting in np.unique(of[lasso]).tolist()
+            for alike in (free, ~free)
+            if (places := np.flatnonzero(lasso & alike & (of == weighting))).size
+        ]
         solved = self.pool.each(self._lasso, sparse) if self._host else map(self._lasso, sparse)
         for places, found in zip(sparse, solved, strict=True):
             yield places.tolist(), found
@@ -159,6 +165,7 @@ class Task:
         found = solve_lasso(
             Rows(blocks, self.host_labels[rows], weights[rows], d, dtype), np.array([head.l1 for head in heads]),
             np.array([effective_l2(head.l2, self.n_classes) for head in heads]), starts, self.columns, self.settings,
+            penalize_intercept=heads[0].penalize_intercept,
         )  # fmt: skip
         solution = Solution(
             array_namespace(self.data.mean).asarray(np.stack([fit.weights for fit in found])),

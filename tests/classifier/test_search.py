@@ -23,12 +23,14 @@ from grobust import (
     wga_score,
 )  # fmt: skip
 from grobust.classifier import _grid
-from grobust.classifier._scoring import cell_scores
 from grobust.errors import ConfigError, GroupError
 from grobust.probe import fit_probes
+from grobust.selection import cell_scores
 from grobust.settings import SelectBy
 
 BALANCES = ("none", "subsetting", "upsampling", "mixture")
+# Scores that `GroupMetrics` has under the same name.
+OF_METRICS = (SelectBy.WORST_CLASS, SelectBy.WGA, SelectBy.AVERAGE, SelectBy.AVERAGE_GROUP)
 
 
 def data(n: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -61,7 +63,7 @@ def test_equals_a_loop_over_candidates_and_folds(strengths: dict[str, Any]) -> N
                 for train, test in StratifiedCellKFold(3).split(x, y, place):
                     predicted[test] = alone.fit(x[train], y[train], groups=place[train]).predict(x[test])
                 loop.append((own, metrics_of(y, predicted, place)))
-    for select in SelectBy:
+    for select in OF_METRICS:
         model = GroupRobustClassifierCV(balance=BALANCES, seeds=(0, 1), select=select, cv=3, **strengths, **shared)
         model.fit(x, y, groups=place)
         scores = [getattr(metrics, select).value for _, metrics in loop]
@@ -200,7 +202,7 @@ def test_scores_equal_group_metrics(seed: int, n_attributes: int, n_classes: int
     groups = Groups.from_arrays(y, a)
     metrics = group_metrics(predicted, groups)
     correct = np.bincount(groups.ids, weights=predicted == y, minlength=groups.n_groups)
-    for select in SelectBy:
+    for select in OF_METRICS:
         found = cell_scores(correct[None], groups.counts.astype(float), groups.n_classes, select)
         assert found[0] == pytest.approx(getattr(metrics, select).value)
     assert wga_score(y, predicted, groups=a) == pytest.approx(metrics.wga.value)
@@ -258,3 +260,23 @@ def test_folds_share_every_cell(seed: int, n_splits: int) -> None:
     assert all(np.array_equal(one[1], other[1]) for one, other in zip(splits, again, strict=True))
     with pytest.raises(ConfigError, match="n_splits"):
         next(StratifiedCellKFold(51).split(y, y, a))
+
+
+def test_class_difference_chooses_the_most_even_recalls() -> None:
+    x, y, place = data()
+    model = GroupRobustClassifierCV(select="class_difference", cv=3).fit(x, y, groups=place)
+    gaps = []
+    for balance, seed, l2 in zip(*(model.cv_results_[k] for k in ("balance", "seed", "l2")), strict=True):
+        alone, predicted = GroupRobustClassifier(balance=balance, random_state=int(seed), l2=l2), np.empty_like(y)
+        for train, test in StratifiedCellKFold(3).split(x, y, place):
+            predicted[test] = alone.fit(x[train], y[train]).predict(x[test])
+        first, second = recall_score(y, predicted, average=None)
+        gaps.append(abs(first - second))
+    np.testing.assert_allclose(-model.cv_results_["score"], gaps, atol=0.02)
+    assert model.best_score_ == pytest.approx(model.cv_results_["score"].max())
+
+
+def test_scores_that_need_a_proxy_are_refused() -> None:
+    x, y, place = data()
+    with pytest.raises(ConfigError, match="needs a bias proxy"):
+        GroupRobustClassifierCV(select="bias_unsupervised").fit(x, y, groups=place)

@@ -15,7 +15,10 @@ from grobust.features.store import FeatureStore
 from grobust_cli.main import app
 
 RUNNER = CliRunner()
-COMMANDS = ("demo", "extract", "finetune", "probe", "predict", "spectrum", "table", "plot", "report", "info", "verify")
+COMMANDS = (
+    "demo", "extract", "finetune", "import", "probe", "predict", "spectrum", "table", "plot", "report", "info",
+    "verify",
+)  # fmt: skip
 
 
 def run(*arguments: str | Path, code: int = 0) -> str:

@@ -49,5 +49,5 @@ def test_it_is_the_same_every_time_and_pickles() -> None:
 
 
 def test_unknown_variant() -> None:
-    with pytest.raises(DataError, match=r"Presets: waterbirds, celeba, uniform"):
+    with pytest.raises(DataError, match=r"Presets: waterbirds, celeba, celeba-even, uniform"):
         load_digits("birds")

@@ -103,6 +103,17 @@ def test_last_layer_retraining_is_extract_and_probe(tmp_path: Path) -> None:
     assert report.provenance.options["epoch"] == "2"
 
 
+def test_a_finetuned_network_goes_on_with_its_own_input_size(tmp_path: Path) -> None:
+    """The recipe of digits has 64 pixels; the first run was given 32."""
+    first = run_finetune(config(tmp_path / "first")).runs[0].path
+    again = config(tmp_path / "second", backbone=f"run:{first}", image_size=None, values={**VALUES, "epochs": 1})
+    second = run_finetune(again).runs[0].path
+    identities = [RunFiles(path).read_description()["identity"]["backbone"] for path in (first, second)]
+    assert identities[0]["preprocessing"] == identities[1]["preprocessing"]
+    assert "32, 32" in identities[0]["preprocessing"]
+    assert identities[0]["weights_digest"] != identities[1]["weights_digest"]
+
+
 def test_configs_check_themselves(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'seed' is no setting of every run"):
         config(tmp_path, values={"seed": 3})

@@ -91,6 +91,14 @@ def test_a_finished_run_is_not_trained_again_and_another_one_is_refused(tmp_path
     assert other.run != first.run
 
 
+def test_a_run_without_a_folder_gets_one_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    s = settings(max_steps=1, balance="mixture", by="group", seed=4)
+    result = finetune(digits(), small_backbone(), s)
+    assert str(result.path) == "runs/digits-celeba-ge5-test_convnext-random-mixture-group-seed4"
+    assert finetune(digits(), small_backbone(), s).reused
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.mkdir()

@@ -9,9 +9,21 @@ from probe_problems import objective, problem, row_weights, standardized
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from grobust.arrays import to_numpy
-from grobust.probe import LBFGS, FitStatus, Head, _lasso, _numba_l1, fit_probe, fit_probes, largest_l1
+from grobust.errors import ConfigError, ShapeError
+from grobust.probe import (
+    LBFGS,
+    FitStatus,
+    Head,
+    _lasso,
+    _numba_l1,
+    feature_moments,
+    fit_probe,
+    fit_probes,
+    largest_l1,
+)
 
 
 def one_column(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -221,3 +233,55 @@ def test_tiles_cover_a_transpose(shape: tuple[int, int], dtype: type) -> None:
     out = np.full(shape[::-1], np.nan, dtype)
     _numba_l1.transposed(rows, out)
     np.testing.assert_array_equal(out, rows.T)
+
+
+@pytest.mark.parametrize("inverse", [1.0, 0.1, 0.02])
+def test_penalized_intercept_is_liblinears(inverse: float) -> None:
+    """Head by head, with a scaler that was fitted on other rows."""
+    x, y = problem(300, 25, 2, seed=3)
+    # By other rows' moments the constant feature would be a second intercept; far from the origin liblinear crawls.
+    x, others = x[:, :-1], problem(500, 25, 2, seed=4)[0][:, :-1] * 1.5 - 4.8
+    mean, scale = feature_moments(others)
+    scaler = StandardScaler().fit(others.astype(np.float64))
+    np.testing.assert_allclose(scaler.scale_, scale, rtol=1e-6)
+    kept = np.arange(300) % 3 > 0
+    head = Head(weights=kept.astype(float), l2=0.0, l1=1 / (inverse * kept.sum()), penalize_intercept=True)
+    (fit,) = fit_probes(x.astype(np.float64), y, [head], n_classes=2, moments=(mean, scale), solver=LBFGS(rtol=1e-10))
+    model = LogisticRegression(C=inverse, l1_ratio=1.0, solver="liblinear", tol=1e-10, max_iter=100_000, random_state=0)
+    model.fit((x[kept] - mean) / scale, y[kept])
+    weight, bias = fit.probe.weight[1] - fit.probe.weight[0], fit.probe.bias[1] - fit.probe.bias[0]
+    np.testing.assert_allclose(weight * scale, model.coef_[0], atol=2e-6)
+    assert bias + weight @ mean == pytest.approx(model.intercept_[0], abs=2e-6)
+    assert model.intercept_[0] == 0 or abs(model.intercept_[0]) > 0.1
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_penalized_and_free_intercepts_in_one_call(k: int) -> None:
+    """The optimality conditions of a penalized intercept are those of a feature of ones."""
+    x, y = problem(200, 10, k)
+    heads = [Head(l1=0.02, l2=0.0, penalize_intercept=flag) for flag in (False, True)]
+    free, held = fit_probes(x, y, heads, n_classes=k)
+    assert free.objective < held.objective
+    assert held.gap <= 1e-6 * held.objective
+    xs = standardized(x)
+    spread = np.where(x.astype(np.float64).std(axis=0) < 1e-6, 1, x.astype(np.float64).std(axis=0))
+    w = np.column_stack([held.probe.weight * spread, held.probe.bias + held.probe.weight @ x.mean(axis=0, dtype=float)])
+    ones = np.column_stack([xs, np.ones(200)])
+    logits = ones @ w.T
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    slope = (p - np.eye(k)[y]).T @ ones / 200
+    # Of two classes the penalty is on the one column that is their difference.
+    limit = 0.02
+    assert (np.abs(slope) <= limit * (1 + 1e-3)).all()
+    used = np.abs(w) > 1e-3
+    np.testing.assert_allclose(slope[used], -limit * np.sign(w[used]), rtol=2e-3)
+
+
+def test_bad_moments_and_penalized_intercepts_without_l1() -> None:
+    x, y = problem(50, 4, 2)
+    with pytest.raises(ConfigError, match="penalize_intercept"):
+        fit_probes(x, y, [Head(penalize_intercept=True)], n_classes=2)
+    for moments in ((np.zeros(3), np.ones(3)), (np.zeros(4), np.zeros(4)), (np.full(4, np.nan), np.ones(4))):
+        with pytest.raises(ShapeError, match="moments"):
+            fit_probes(x, y, [Head()], n_classes=2, moments=moments)
