@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grobust
 from grobust.device._interface import KERNELS
+from grobust.report.page.render import SCRIPTS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -26,6 +27,7 @@ def test_wheel_content(tmp_path: Path) -> None:
     }
     assert "grobust/py.typed" in names
     data_files = {"features/FORMAT.md", "data/published.toml", "data/fetch/mirrors.toml"}
+    data_files |= {f"report/page/{name}" for name in ("page.html", "page.css", *SCRIPTS)}
     assert {f"grobust/{name}" for name in data_files} <= set(names)
     assert {"grobust/device/cuda/common.cuh", *(f"grobust/device/cuda/{name}.cu" for name in KERNELS)} <= set(names)
 
@@ -44,6 +46,7 @@ def test_constraints_pin_every_dependency() -> None:
     wanted = [
         *PROJECT["dependencies"],
         *PROJECT["optional-dependencies"]["demo"],
+        *PROJECT["optional-dependencies"]["report"],
         *PROJECT["optional-dependencies"]["dev"],
     ]
     names = {re.split(r"[<>=]", d)[0].lower().replace("_", "-") for d in wanted}

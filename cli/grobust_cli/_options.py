@@ -20,8 +20,10 @@ __all__ = [
     "Json",
     "Methods",
     "Ratio",
+    "RecordFiles",
     "Records",
     "Store",
+    "Where",
     "byte_size",
     "columns",
     "criteria",
@@ -64,6 +66,17 @@ Records = Annotated[
     Path | None,
     typer.Option(help="File to append the run to. Default: records.jsonl beside the store.", show_default=False),
 ]
+RecordFiles = Annotated[
+    list[Path],
+    typer.Argument(help="Files of records, or folders with a records.jsonl.", show_default=False),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where", help="Only runs with this value: FIELD=VALUE, or FIELD=VALUE,VALUE. Repeatable.",
+        metavar="FIELD=VALUE", show_default=False,
+    ),
+]  # fmt: skip
 Methods = Annotated[
     str,
     typer.Option(

@@ -21,6 +21,7 @@ __all__ = [
     "progress_bar",
     "show_json",
     "show_table",
+    "show_text",
     "with_interval",
 ]
 
@@ -48,13 +49,29 @@ def show_json(value: Any) -> None:
     Console(soft_wrap=True).print_json(json.dumps(value, allow_nan=False), highlight=False)
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> None:
-    """Print a table to stdout; the first `text_columns` columns are text, the others numbers."""
+def show_text(text: str) -> None:
+    """Print text to stdout as it stands."""
+    Console(soft_wrap=True).print(text, end="", markup=False, highlight=False, emoji=False)
+
+
+def show_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    text_columns: int = 1,
+    bold: Sequence[Sequence[bool]] | None = None,
+) -> None:
+    """Print a table to stdout; the first `text_columns` columns are text, the others numbers.
+
+    Cells that `bold` marks are printed so, with a star, since a file or pipe has no bold type.
+    """
     table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
     for i, column in enumerate(columns):
         table.add_column(escape(column), justify="left" if i < text_columns else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+    for i, row in enumerate(rows):
+        marked = [False] * len(row) if bold is None else bold[i]
+        table.add_row(*(f"[bold]{escape(c)} *[/]" if m else escape(c) for c, m in zip(row, marked, strict=True)))
     console = Console()
     # Off a terminal rich assumes 80 columns and folds numbers; a file or pipe has no width.
     (console if console.is_terminal else Console(width=PIPE_COLUMNS)).print(table)

@@ -19,7 +19,7 @@ def demo(
     device: DeviceOption = Device.AUTO,
     json: Json = False,
 ) -> None:
-    """Everything at once on real data: extract, probe with all balancing methods, spectra, figures.
+    """Everything at once on real data: extract, probe with all balancing methods, spectra, figures, a page.
 
     Tweets with a sentence encoder, where the worst group is positive tweets with a negation word; and tinted digits
     with an ImageNet network, where colour misleads. Needs the demo extra, and no network.
@@ -43,5 +43,5 @@ def demo(
         f"stores: {out / 'tweets.h5'}, {out / 'digits.h5'}",
         f"records: {report.records}",
         f"figures: {', '.join(str(path) for path in report.figures if path.suffix != '.csv')} (numbers as CSV beside)",
-        f"everything is in {out.resolve()}",
+        f"open {report.page.resolve()} in a browser; everything is in {out.resolve()}",
     )

@@ -17,11 +17,14 @@ from grobust_cli import (
     import_cache,
     info,
     methods,
+    plot,
     predict,
     probe,
     recipes,
+    report,
     select,
     spectrum,
+    table,
 )
 from grobust_cli._output import fail
 
@@ -72,6 +75,9 @@ app.command("select")(select.select)
 app.command("compare")(compare.compare)
 app.command("diagnose")(diagnose.diagnose)
 app.command("recipes")(recipes.recipes)
+app.command("table")(table.table)
+app.command("plot")(plot.plot)
+app.command("report")(report.report)
 app.command("info")(info.info)
 app.command("verify")(info.verify)
 app.add_typer(data.app, name="data")

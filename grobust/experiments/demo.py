@@ -8,11 +8,14 @@ from typing import Any
 from grobust.errors import ConfigError
 from grobust.experiments.config import ExtractConfig, ProbeConfig, SpectrumConfig
 from grobust.experiments.extract import run_extract
-from grobust.experiments.probe import ProbeReport, method_result, run_probe
+from grobust.experiments.probe import ProbeReport, run_probe
 from grobust.experiments.records import read_records
+from grobust.experiments.report import run_report
+from grobust.experiments.report_config import ReportConfig
 from grobust.experiments.spectrum import SpectrumReport, run_spectrum
 from grobust.features.extract import Progress
 from grobust.report.figures import GroupSpectrum, plot_eigenvalues, plot_wga_by_method
+from grobust.report.views import method_result
 from grobust.settings import BalanceMethod
 
 __all__ = ["DemoConfig", "DemoReport", "run_demo"]
@@ -42,13 +45,14 @@ class DemoConfig:
 
 @dataclass(frozen=True, eq=False)
 class DemoReport:
-    """What the demo made: probes and spectra per data set, and the files."""
+    """What the demo made: probes and spectra per data set, records, figures and the page."""
 
     config: DemoConfig
     probes: tuple[ProbeReport, ...]
     spectra: tuple[SpectrumReport, ...]
     records: Path
     figures: tuple[Path, ...]
+    page: Path
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able report."""
@@ -56,13 +60,14 @@ class DemoReport:
             "out": str(self.config.out),
             "records": str(self.records),
             "figures": [str(path) for path in self.figures],
+            "page": str(self.page),
             "probes": [report.as_dict() for report in self.probes],
             "spectra": [report.as_dict() for report in self.spectra],
         }
 
 
 def run_demo(config: DemoConfig, *, on_progress: Callable[[str, Progress], None] | None = None) -> DemoReport:
-    """Extract `tweets` and `digits`, probe with every balancing method, compute spectra, draw.
+    """Extract `tweets` and `digits`, probe with every balancing method, compute spectra, draw, write the page.
 
     Finished stores in the folder are reused; records are written anew.
     """
@@ -84,7 +89,15 @@ def run_demo(config: DemoConfig, *, on_progress: Callable[[str, Progress], None]
         _extract(extraction, on_progress)
         store = extraction.out
         probes.append(
-            run_probe(ProbeConfig(store=store, balance=tuple(BalanceMethod), device=config.device, records=records))
+            run_probe(
+                ProbeConfig(
+                    store=store,
+                    balance=tuple(BalanceMethod),
+                    device=config.device,
+                    records=records,
+                    save=store.with_suffix(".safetensors"),
+                )
+            )
         )
         spectra.append(
             run_spectrum(
@@ -93,7 +106,14 @@ def run_demo(config: DemoConfig, *, on_progress: Callable[[str, Progress], None]
             )
         )
     figures = draw(records, config.out)
-    return DemoReport(config, tuple(probes), tuple(spectra), records, figures)
+    page = run_report(
+        ReportConfig(
+            records=(records,), out=config.out / "report.html", title="grobust demo",
+            stores=tuple(e.out for e in extractions), datasets=tuple(e.dataset for e in extractions),
+            heads=tuple(e.out.with_suffix(".safetensors") for e in extractions),
+        )
+    )  # fmt: skip
+    return DemoReport(config, tuple(probes), tuple(spectra), records, figures, page.out)
 
 
 def draw(records: Path, out: Path) -> tuple[Path, ...]:

@@ -15,7 +15,6 @@ from grobust.errors import DataError, GrobustError, GroupError, StoreMismatchErr
 from grobust.experiments.config import plain
 from grobust.experiments.environment import library_versions
 from grobust.experiments.methods_config import MethodsConfig
-from grobust.experiments.probe import method_result
 from grobust.experiments.records import LabelLedger, Record, append_records
 from grobust.experiments.splits import open_parts, require_disjoint
 from grobust.features._schema import Provenance
@@ -26,6 +25,7 @@ from grobust.methods import METHODS, Features, Labels, Method, MethodFit, check_
 from grobust.metrics import GroupMetrics
 from grobust.probe import evaluate_probes
 from grobust.report.figures import plot_wga_by_method
+from grobust.report.views import method_result
 
 __all__ = ["MethodRun", "MethodsReport", "run_methods"]
 

@@ -37,11 +37,12 @@ from grobust.groups import Groups
 from grobust.heads import HeadInfo, Heads, save_heads
 from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import FitStatus, Head, ProbeFit, evaluate_probes, fit_probes, largest_l1
-from grobust.report.figures import MethodResult, plot_wga_by_method
+from grobust.report.figures import plot_wga_by_method
+from grobust.report.views import method_result
 from grobust.selection import BiasProxy, ValidationArrays
 from grobust.settings import LBFGS, BalanceMethod, Penalty
 
-__all__ = ["Candidate", "ProbeReport", "ProbeRun", "method_result", "run_probe"]
+__all__ = ["Candidate", "ProbeReport", "ProbeRun", "run_probe"]
 
 
 @dataclass(frozen=True)
@@ -356,19 +357,3 @@ def _heads(report: ProbeReport, cells: tuple[Cell, ...], train: Groups) -> Heads
         ],
         class_names=train.class_names, attribute_names=train.attribute_names, provenance=report.provenance,
     )  # fmt: skip
-
-
-def method_result(record: dict[str, Any]) -> MethodResult:
-    """What a figure needs of a probe's record."""
-    run, test = record["results"], record["results"]["test"]
-    return MethodResult(
-        dataset=record["provenance"]["dataset"],
-        method=run["method"],
-        seed=run["seed"],
-        wga=test["wga"]["value"],
-        low=test["wga"]["low"],
-        high=test["wga"]["high"],
-        worst_group=test["worst_group"],
-        n_worst_group=test["wga"]["n"],
-        average=test["average"]["value"],
-    )

@@ -1,7 +1,6 @@
 """Spectra of several stores side by side: epochs, seeds and methods; curves, mean ± sd over seeds, figures."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,28 +12,11 @@ import numpy as np
 from grobust.errors import ConfigError
 from grobust.experiments.spectrum import SpectrumReport
 from grobust.report.figures import GroupSpectrum, plot_eigenvalues
+from grobust.report.labels import RunLabel, run_label
 from grobust.report.spectra import NullDraws, RhoPoint, plot_null, plot_rho, plot_rho_over_training
-from grobust.settings import BalanceMethod
 from grobust.spectrum import Against, Correspondence, RatioAndGap, correspondence
 
 __all__ = ["RhoSummary", "RunLabel", "SpectraComparison", "compare_spectra", "draw_spectra", "label_of"]
-
-
-@dataclass(frozen=True)
-class RunLabel:
-    """Which run a store belongs to.
-
-    Parameters
-    ----------
-    dataset : of the store
-    method : of the training, or of the rows used; ``none`` where nothing says so
-    seed, epoch : None where nothing says so
-    """
-
-    dataset: str
-    method: str
-    seed: int | None
-    epoch: int | None
 
 
 @dataclass(frozen=True)
@@ -95,28 +77,10 @@ class SpectraComparison:
 
 
 def label_of(report: SpectrumReport) -> RunLabel:
-    """Read data set, method, seed and epoch of a store from what made it and from its name.
-
-    The method and seed are those of the rows used where a balancing method chose them; otherwise a method's name,
-    ``seed3`` and ``epoch10`` in the file's or its folder's name count, as in ``mixture_seed1/epoch10.h5``. An epoch at
-    the end of the backbone's name, ``run:DIR@10``, counts too.
-    """
-    path = report.config.store
-    name = f"{path.parent.name}/{path.stem}".lower()
-    seed, epoch = (re.search(rf"(?<![a-z]){word}[-_=]?(\d+)", name) for word in ("seed", "epoch"))
-    at = re.fullmatch(r"run:.*@(\d+)", report.provenance.backbone)
-    method = str(report.config.balance)
-    if report.config.balance is BalanceMethod.NONE:
-        named = [
-            m for m in BalanceMethod if m is not BalanceMethod.NONE and re.search(rf"(?<![a-z]){m}(?![a-z])", name)
-        ]
-        method = str(named[0]) if named else method
-    chosen = report.config.seed if report.config.balance is not BalanceMethod.NONE else None
-    return RunLabel(
-        dataset=report.provenance.dataset,
-        method=method,
-        seed=int(seed[1]) if seed else chosen,
-        epoch=int(at[1]) if at else int(epoch[1]) if epoch else None,
+    """See `grobust.report.labels.run_label`."""
+    config, made = report.config, report.provenance
+    return run_label(
+        store=config.store, dataset=made.dataset, backbone=made.backbone, balance=config.balance, seed=config.seed
     )
 
 

@@ -1,16 +1,17 @@
-"""Figures of training: worst-group accuracy over epochs and over steps."""
+"""Figures of training: worst-group accuracy over epochs and over steps, and the paper's over-training figures."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from grobust.report._canvas import draw_band, in_order, method_color, panels, write
+from grobust.report._canvas import draw_band, in_order, method_style, methods_in_order, panels, plain, titled, write
 
-__all__ = ["TrajectoryPoint", "plot_trajectories"]
+__all__ = ["TrajectoryPoint", "plot_collapse", "plot_trajectories", "steps_per_epoch"]
 
 
 @dataclass(frozen=True)
@@ -57,28 +58,78 @@ def plot_trajectories(points: Sequence[TrajectoryPoint], stem: Path, *, split: s
         panel = [p for p in points if p.dataset == dataset]
         seeds = len({p.seed for p in panel})
         for ax, unit in zip(axes[2 * i : 2 * i + 2], ("epoch", "steps"), strict=True):
-            for method in in_order(p.method for p in panel):
-                _curve(ax, [p for p in panel if p.method == method], unit)
+            for position, method in enumerate(methods_in_order(p.method for p in panel)):
+                _curve(ax, [p for p in panel if p.method == method], unit, position)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_xlabel("epoch" if unit == "epoch" else "steps (minibatches)")
             ax.set_ylabel(f"{split} worst-group accuracy (%)")
-            ax.set_title(f"{dataset}: mean ± sd of n = {seeds} seed(s)", fontsize=9, loc="left")
+            titled(ax, f"{dataset}: mean ± sd of n = {seeds} seed(s)")
     if any(p.val_wga is not None for p in points):
         axes[0].plot([], [], "kD", mfc="none", ms=6, label="best on validation")
     axes[0].legend(frameon=False, fontsize=8)
     return write(figure, stem, [asdict(p) for p in points], [f.name for f in fields(TrajectoryPoint)])
 
 
-def _curve(ax: Axes, points: Sequence[TrajectoryPoint], unit: str) -> None:
+def plot_collapse(points: Sequence[TrajectoryPoint], stem: Path) -> tuple[Path, ...]:
+    """Test worst-group accuracy against the epoch, one panel per data set; bands are ± 1 sd over seeds.
+
+    A diamond marks validation's best epoch. Where all methods take the same number of steps per epoch, a second axis
+    counts them; else the legend says how many each takes.
+
+    Returns
+    -------
+    The files written, see `grobust.report._canvas.write`.
+    """
+    datasets = in_order(p.dataset for p in points)
+    figure, axes = panels(len(datasets))
+    for ax, dataset in zip(axes, datasets, strict=True):
+        panel = [p for p in points if p.dataset == dataset]
+        methods = methods_in_order(p.method for p in panel)
+        rates = {m: steps_per_epoch([p for p in panel if p.method == m]) for m in methods}
+        shared = len(set(rates.values())) == 1
+        for j, method in enumerate(methods):
+            own = [p for p in panel if p.method == method]
+            note = "" if shared else f", {rates[method]:.4g} steps/epoch"
+            _curve(ax, own, "epoch", j, note=note)
+        if shared:
+            _count_steps(ax, rates[methods[0]])
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("test worst-group accuracy (%)")
+        titled(ax, f"{dataset}: mean ± sd over seeds")
+        ax.legend(frameon=False, fontsize=8)
+    return write(figure, stem, [asdict(p) for p in points], [f.name for f in fields(TrajectoryPoint)])
+
+
+def steps_per_epoch(points: Sequence[TrajectoryPoint]) -> float:
+    """Minibatches per epoch of one method, rounded to a whole number where seeds agree within half a step."""
+    rates = [p.steps / p.epoch for p in points]
+    mean = sum(rates) / len(rates)
+    return float(round(mean)) if max(rates) - min(rates) < 0.5 else mean
+
+
+def _count_steps(ax: Axes, rate: float) -> None:
+    def steps(epochs: Any) -> Any:
+        return np.asarray(epochs) * rate
+
+    def epochs(steps: Any) -> Any:
+        return np.asarray(steps) / rate
+
+    second = ax.secondary_xaxis("top", functions=(steps, epochs))
+    second.set_xlabel("steps (minibatches)", fontsize=8)
+    second.tick_params(labelsize=8)
+
+
+def _curve(ax: Axes, points: Sequence[TrajectoryPoint], unit: str, position: int = 0, *, note: str = "") -> None:
     """One method: mean and band over seeds after each epoch, at the seeds' mean of the unit."""
     epochs = sorted({p.epoch for p in points})
     at = [[p for p in points if p.epoch == epoch] for epoch in epochs]
     x = [float(np.mean([getattr(p, unit) for p in each])) for each in at]
     values = [[100 * p.wga for p in each] for each in at]
-    method, color = points[0].method, method_color(points[0].method)
-    label = f"{method} (n = {len({p.seed for p in points})})"
-    draw_band(ax, x, values, color=color, label=label, marker="o" if len(epochs) == 1 else None)
+    style = method_style(points[0].method, position)
+    label = f"{plain(points[0].method)} (n = {len({p.seed for p in points})}{note})"
+    draw_band(ax, x, values, style=style, label=label)
     val = [[p.val_wga for p in each if p.val_wga is not None] for each in at]
     if all(val):
         best = int(np.argmax([np.mean(each) for each in val]))
-        ax.plot(x[best], np.mean(values[best]), "D", mfc="none", color=color, ms=6)
+        ax.plot(x[best], np.mean(values[best]), "D", mfc="none", color=style["color"], ms=8)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from grobust.report._canvas import draw_band, in_order, method_color, panels, write
+from grobust.report._canvas import draw_band, in_order, method_style, methods_in_order, panels, plain, titled, write
 
 __all__ = ["NullDraws", "RhoPoint", "plot_null", "plot_rho", "plot_rho_over_training"]
 
@@ -51,21 +51,21 @@ def plot_rho(points: Sequence[RhoPoint], stem: Path) -> tuple[Path, ...]:
     figure, axes = panels(len(datasets))
     for ax, dataset in zip(axes, datasets, strict=True):
         panel = [p for p in points if p.dataset == dataset]
-        classes, methods = in_order(p.class_name for p in panel), in_order(p.method for p in panel)
+        classes, methods = in_order(p.class_name for p in panel), methods_in_order(p.method for p in panel)
         width = 0.8 / len(methods)
         for i, name in enumerate(classes):
             for j, method in enumerate(methods):
                 own = [p for p in panel if (p.class_name, p.method) == (name, method)]
                 if own:
-                    _rho_bar(ax, i - 0.4 + width * (j + 0.5), width, own)
+                    _rho_bar(ax, i - 0.4 + width * (j + 0.5), width, own, j)
         ax.axhline(1, color="k", lw=0.8, ls=":")
-        ax.set_xticks(range(len(classes)), classes)
+        ax.set_xticks(range(len(classes)), [plain(c) for c in classes])
         ax.set_ylabel("ρ(y)")
         seeds = max(sum(p.class_name == c and p.method == m for p in panel) for c in classes for m in methods)
         title = f"{dataset}: λ1 of the minority over the majority group, n = {seeds} run(s)"
-        ax.set_title(title, fontsize=9, loc="left", wrap=True)
-        for method in methods if len(methods) > 1 else []:
-            ax.plot([], [], "s", color=method_color(method), label=method)
+        titled(ax, title)
+        for j, method in enumerate(methods if len(methods) > 1 else []):
+            ax.plot([], [], label=plain(method), **method_style(method, j) | {"ls": "none"})
     axes[0].plot([], [], "k.", label="seed")
     axes[0].fill_between([], [], [], color="0.8", label="2.5–97.5% of the size-matched null")
     axes[0].legend(frameon=False, fontsize=8)
@@ -86,9 +86,7 @@ def plot_null(draws: Sequence[NullDraws], stem: Path) -> tuple[Path, ...]:
         ax.axvline(float(np.mean(each.null)), color="0.3", ls="--", lw=1, label=f"null mean {np.mean(each.null):.3g}")
         ax.set_xlabel("ρ(y)")
         ax.set_ylabel("replicates")
-        ax.set_title(
-            f"{each.name}\np = {each.p_value:.3g}, {len(each.null)} replicates", fontsize=9, loc="left", wrap=True
-        )
+        titled(ax, f"{each.name}\np = {each.p_value:.3g}, {len(each.null)} replicates")
         ax.legend(frameon=False, fontsize=8)
     rows = [
         {"name": each.name, "rho": each.rho, "p_value": each.p_value, "replicate": i, "null": value}
@@ -109,27 +107,27 @@ def plot_rho_over_training(points: Sequence[RhoPoint], stem: Path) -> tuple[Path
     figure, axes = panels(len(shown))
     for ax, (dataset, name) in zip(axes, shown, strict=True):
         panel = [p for p in points if (p.dataset, p.class_name) == (dataset, name)]
-        for method in in_order(p.method for p in panel):
+        for j, method in enumerate(methods_in_order(p.method for p in panel)):
             own = [p for p in panel if p.method == method]
             epochs = sorted({p.epoch for p in own if p.epoch is not None})
             at = [[p.rho for p in own if p.epoch == epoch] for epoch in epochs]
-            label = f"{method} (n={max(map(len, at))})"
-            draw_band(ax, epochs, at, color=method_color(method), label=label, marker="o")
+            label = f"{plain(method)} (n={max(map(len, at))})"
+            draw_band(ax, epochs, at, style=method_style(method, j), label=label)
         ax.axhline(1, color="k", lw=0.8, ls=":")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("epoch")
         ax.set_ylabel("ρ(y)")
-        ax.set_title(f"{dataset}, {name}: mean ± sd over seeds", fontsize=9, loc="left")
+        titled(ax, f"{dataset}, {name}: mean ± sd over seeds")
         ax.legend(frameon=False, fontsize=8)
     return write(figure, stem, [asdict(p) for p in points], [f.name for f in fields(RhoPoint)])
 
 
-def _rho_bar(ax: Axes, x: float, width: float, points: Sequence[RhoPoint]) -> None:
+def _rho_bar(ax: Axes, x: float, width: float, points: Sequence[RhoPoint], position: int) -> None:
     rho = np.array([p.rho for p in points])
-    color = method_color(points[0].method)
+    color, marker = (method_style(points[0].method, position)[name] for name in ("color", "marker"))
     bands = [(p.null_low, p.null_high) for p in points if not math.isnan(p.null_low)]
     if bands:
         low, high = np.mean(bands, axis=0)
         ax.fill_between([x - width / 2, x + width / 2], low, high, color="0.8", lw=0, zorder=0)
-    ax.errorbar(x, rho.mean(), yerr=rho.std() if rho.size > 1 else None, fmt="_", color=color, ms=18, mew=2, capsize=3)
+    ax.errorbar(x, rho.mean(), yerr=rho.std() if rho.size > 1 else None, fmt=marker, color=color, ms=9, capsize=3)
     ax.plot(x + np.linspace(-0.15, 0.15, rho.size) * width * (rho.size > 1), rho, "k.", ms=5)

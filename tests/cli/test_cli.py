@@ -15,7 +15,10 @@ from grobust.features.store import FeatureStore
 from grobust_cli.main import app
 
 RUNNER = CliRunner()
-COMMANDS = ("demo", "extract", "finetune", "import", "probe", "predict", "spectrum", "info", "verify")
+COMMANDS = (
+    "demo", "extract", "finetune", "import", "probe", "predict", "spectrum", "table", "plot", "report", "info",
+    "verify",
+)  # fmt: skip
 
 
 def run(*arguments: str | Path, code: int = 0) -> str:
@@ -206,6 +209,9 @@ def test_demo_makes_everything(tmp_path: Path) -> None:
         f"{stem}.{end}" for stem in ("wga_by_method", "eigenvalues") for end in ("png", "svg", "csv")
     }
     assert all(Path(f).stat().st_size > 500 for f in report["figures"])
+    page = Path(report["page"]).read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") > 2
+    assert "digits:waterbirds" in page
     for probes in report["probes"]:
         for each in probes["runs"]:
             worst = min(g["value"] for g in each["test"]["groups"] if g["value"] is not None)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from grobust.report._canvas import METHOD_COLORS
 from grobust.report.curves import TrajectoryPoint, _curve, plot_trajectories
 from grobust.report.figures import GroupSpectrum, MethodResult, plot_eigenvalues, plot_wga_by_method
 
@@ -90,7 +91,7 @@ def test_a_diamond_marks_the_best_epoch_on_validation() -> None:
     _curve(ax, points, "epoch")
     curve, diamond = ax.get_lines()
     assert curve.get_label() == "upsampling (n = 2)"
-    assert curve.get_color() == diamond.get_color() == "C2"
+    assert curve.get_color() == diamond.get_color() == METHOD_COLORS["upsampling"]
     np.testing.assert_allclose([diamond.get_xdata()[0], diamond.get_ydata()[0]], [2, 40])
 
 

@@ -1,0 +1,180 @@
+"""`run_report`: records, stores and heads as one HTML page that opens without a network."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from grobust.data.catalog import load_dataset
+from grobust.data.dataset import GroupedDataset
+from grobust.errors import DataError, StoreMismatchError
+from grobust.experiments.gathered import gather_runs
+from grobust.experiments.report_config import ReportConfig
+from grobust.experiments.report_features import HeadOnStore, examples_of, predict_test, scatter_of
+from grobust.features.store import FeatureStore
+from grobust.heads import Heads, load_heads
+from grobust.report.page.content import Diagnosis, PageContent
+from grobust.report.page.render import render_page
+from grobust.report.page.sections import content_of_records
+from grobust.report.whole_file import write_whole
+
+__all__ = ["PageReport", "run_report"]
+
+
+@dataclass(frozen=True)
+class PageReport:
+    """The page that was written."""
+
+    config: ReportConfig
+    out: Path
+    n_bytes: int
+    runs: int
+    content: PageContent
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able report."""
+        return {
+            "out": str(self.out),
+            "bytes": self.n_bytes,
+            "runs": self.runs,
+            "sections": [name for name, _ in self.content.sections],
+            "summaries": [
+                {"title": card.title, "figure": card.figure, "of": card.figure_of,
+                 "sentences": [*card.sentences, *card.cautions]}
+                for card in self.content.summaries
+            ],
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def run_report(config: ReportConfig, *, on_progress: Callable[[int, int, str], None] | None = None) -> PageReport:
+    """Write the page; what a section needs and does not have leaves the section out, with a note.
+
+    Parameters
+    ----------
+    on_progress : called with the stores done, all stores, and the name of the one in work
+
+    Raises
+    ------
+    DataError
+        If records, heads, data set or diagnosis are missing or damaged.
+    ConfigError
+        If a condition is unusable, there is no such head, or UMAP is asked for and not installed.
+    StoreMismatchError
+        If the heads fit none of the stores, or the data set holds the rows of none.
+    """
+    records, notes = gather_runs(config.records, where=config.where)
+    diagnosis = None if config.diagnosis is None else _diagnosis(config.diagnosis)
+    heads = {path: load_heads(path) for path in config.heads}
+    datasets = {
+        name: load_dataset(name, data_dir=config.data_dir, columns=config.columns if name == "metadata_csv" else None)
+        for name in config.datasets
+    }
+    content = content_of_records(
+        records,
+        title=config.title or "Group robustness report",
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        facts=_files(config),
+        notes=notes,
+    )
+    scatters, examples, more = [], [], []
+    unused: set[str | Path] = {*heads, *datasets}
+    for number, path in enumerate(config.stores):
+        if on_progress is not None:
+            on_progress(number, len(config.stores), path.name)
+        with FeatureStore(path) as store:
+            fitting = [p for p, own in heads.items() if _fits(own, store)]
+            holding = [name for name, data in datasets.items() if _holds(data, store)]
+            unused -= {*fitting, *holding}
+            head = _head(config, heads[fitting[0]], store, content) if fitting else None
+            scatters.append(scatter_of(store, config, head))
+            items = datasets[holding[0]] if holding else None
+            found = None if head is None else examples_of(store, config, head, items)
+            examples += [] if found is None else [found]
+    _check_used(config, unused)
+    if config.stores and not heads:
+        more.append("mistakes are not shown: they need heads, `grobust probe STORE --save HEADS`, then --heads HEADS")
+    if not config.stores:
+        more.append("features are not drawn: they need --store STORE")
+    content = replace(
+        content, scatter=tuple(scatters), examples=tuple(examples), diagnosis=diagnosis, notes=(*content.notes, *more)
+    )
+    page = render_page(content)
+    write_whole(config.out, page)
+    return PageReport(config, config.out, len(page.encode()), len(records), content, (*notes, *more))
+
+
+def _check_used(config: ReportConfig, unused: set[str | Path]) -> None:
+    """Heads and data sets that go with no store are an error: something else was meant."""
+    names = ", ".join(map(str, config.stores))
+    for each in sorted(unused, key=str):
+        if isinstance(each, Path):
+            raise StoreMismatchError(
+                f"{each} was trained on features of another kind than {names} hold. "
+                "Train heads on one of them with `grobust probe --save`."
+            )
+        raise StoreMismatchError(
+            f"The rows of {names} are not rows of the data set '{each}'. "
+            "Give the one they were extracted from (`grobust info STORE` names it)."
+        )
+
+
+def _fits(heads: Heads, store: FeatureStore) -> bool:
+    return not heads.difference(store.provenance, store.dim) and heads.class_names == store.groups.class_names
+
+
+def _head(config: ReportConfig, heads: Heads, store: FeatureStore, content: PageContent) -> HeadOnStore | None:
+    """The head asked for on a store's test rows; None where there are none."""
+    index = heads.index(config.head) if config.head is not None else _recommended(heads, store, content)
+    return predict_test(store, heads.probe(index), heads.infos[index])
+
+
+def _recommended(heads: Heads, store: FeatureStore, content: PageContent) -> int:
+    """The first head of the method that the page recommends for this data set; 0 where there is none."""
+    for card in content.summaries:
+        if card.method is not None and card.title.startswith(store.provenance.dataset):
+            base = card.method.split(" ")[0].rstrip(",")
+            for i, info in enumerate(heads.infos):
+                named = f"{info.method} {info.ratio:g}:1" if info.ratio is not None else str(info.method)
+                if card.method.startswith(named) or (base == info.method and " " not in card.method):
+                    return i
+    return 0
+
+
+def _holds(dataset: GroupedDataset, store: FeatureStore) -> bool:
+    return set(store.sample_ids) <= set(dataset.sample_ids)
+
+
+def _diagnosis(path: Path) -> Diagnosis:
+    if not path.is_file():
+        raise DataError(f"No diagnosis at {path}. Write one: grobust diagnose STORE --json > {path}.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        verdict = found["verdict"]
+        return Diagnosis(
+            dataset=str(found["dataset"]),
+            backbone=str(found["backbone"]),
+            finding=str(verdict["finding"]),
+            recommendation=str(verdict["recommendation"]),
+            evidence=tuple(map(str, verdict["evidence"])),
+            notes=tuple(map(str, found.get("notes", []))),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not what `grobust diagnose --json` prints ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _files(config: ReportConfig) -> list[tuple[str, str]]:
+    """Names alone, without folders: a page is passed on."""
+    found = [("records", ", ".join(path.name for path in config.records))]
+    if config.stores:
+        found.append(("stores", ", ".join(path.name for path in config.stores)))
+    if config.heads:
+        found.append(("heads", ", ".join(path.name for path in config.heads)))
+    if config.where:
+        found.append(("only runs with", "; ".join(config.where)))
+    return found
