@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from harness import Row, arguments, report, seconds
+from harness import Row, arguments, private_bytes, report, seconds
 from workloads import backbone_like, grid_weights
 
 from grobust.groups import Groups
@@ -86,11 +86,11 @@ def _child(folder: str, how: str, count: str, budget: str) -> None:
     # Compiled loops are loaded before the measurement.
     fit_probes(small.features, small.labels, [Head(l2=1e-3)], n_classes=2, standardize=False)
     heads = _heads(groups, int(count))
-    before, peak, done = _private(), [0], threading.Event()
+    before, peak, done = private_bytes(), [0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.005):
-            peak[0] = max(peak[0], _private() - before)
+            peak[0] = max(peak[0], private_bytes() - before)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -104,14 +104,6 @@ def _child(folder: str, how: str, count: str, budget: str) -> None:
     watcher.join()
     found = {"peak": peak[0], "seconds": float(np.median(times)), "objectives": [fit.objective for fit in fits]}
     print(json.dumps(found))
-
-
-def _private() -> int:
-    """Bytes of private memory of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status does not say RssAnon")
 
 
 def _growth(full: bool) -> list[Row]:

@@ -58,6 +58,14 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
+def private_bytes() -> int:
+    """Bytes of private memory of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status does not say RssAnon")
+
+
 def arguments(description: str) -> argparse.Namespace:
     """``--size tiny|full``, ``--json PATH``, ``--device cpu|cuda``, ``--only TEXT``."""
     parser = argparse.ArgumentParser(description=description)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from grobust.features._schema import Provenance
     from grobust.features.extract import ExtractSettings, extract_features
     from grobust.features.store import FeatureStore
+    from grobust.finetune.run import FinetuneResult
+    from grobust.finetune.sampler import BalancedSampler
+    from grobust.finetune.settings import FinetuneSettings
     from grobust.groups import Groups, GroupScheme
     from grobust.heads import HeadInfo, Heads, load_heads, save_heads
     from grobust.metrics import GroupMetrics, group_metrics
@@ -67,6 +70,9 @@ _HOMES = {
     "grobust.features._schema": ("Provenance",),
     "grobust.features.extract": ("ExtractSettings", "extract_features"),
     "grobust.features.store": ("FeatureStore",),
+    "grobust.finetune.run": ("FinetuneResult",),
+    "grobust.finetune.sampler": ("BalancedSampler",),
+    "grobust.finetune.settings": ("FinetuneSettings",),
     "grobust.groups": ("GroupScheme", "Groups"),
     "grobust.heads": ("HeadInfo", "Heads", "load_heads", "save_heads"),
     "grobust.metrics": ("GroupMetrics", "group_metrics"),
@@ -86,8 +92,11 @@ __all__ = [
     "BalanceMethod",
     "BalanceSummary",
     "BalancedSample",
+    "BalancedSampler",
     "ExtractSettings",
     "FeatureStore",
+    "FinetuneResult",
+    "FinetuneSettings",
     "GrobustError",
     "GroupMetrics",
     "GroupRobustClassifier",

@@ -10,8 +10,13 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeviceError",
+    "DivergedError",
     "GrobustError",
     "GroupError",
+    "RunCorruptError",
+    "RunError",
+    "RunLockedError",
+    "RunMismatchError",
     "ShapeError",
     "StoreCorruptError",
     "StoreError",
@@ -47,6 +52,26 @@ class BackboneError(GrobustError, ValueError):
 
 class DeviceError(GrobustError, RuntimeError):
     """A device was asked for and is not there. grobust never falls back to another one silently."""
+
+
+class DivergedError(GrobustError, ArithmeticError):
+    """Training met a loss that is not finite."""
+
+
+class RunError(GrobustError, OSError):
+    """A finetuning run's folder or a checkpoint in it cannot be read or written."""
+
+
+class RunCorruptError(RunError):
+    """A checkpoint is damaged: it was cut short, or a checksum does not hold."""
+
+
+class RunMismatchError(RunError):
+    """A run's folder holds a run with other settings than those asked for."""
+
+
+class RunLockedError(RunError):
+    """Another process is training in this folder."""
 
 
 class StoreError(GrobustError, OSError):

@@ -14,6 +14,7 @@ __all__ = [
     "Match",
     "Optimizer",
     "Penalty",
+    "Precision",
     "Schedule",
     "SelectBy",
     "WeightNormalization",
@@ -66,6 +67,14 @@ class Penalty(StrEnum):
     ELASTICNET = "elasticnet"
 
 
+class Precision(StrEnum):
+    """Arithmetic of a network: float32, or automatic mixed precision in a shorter type."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
 class Optimizer(StrEnum):
     """Update of minibatch training, as in torch.optim."""
 
@@ -74,18 +83,21 @@ class Optimizer(StrEnum):
 
 
 class Schedule(StrEnum):
-    """Learning rate in epoch e = 0 … E − 1, as a factor: 1, 1 − e/E, or ½ (1 + cos(π e/E))."""
+    """Learning rate in epoch e = 0 … E − 1, as a factor: 1, 1 − e/E, ½ (1 + cos(π e/E)), or γ^⌊e/S⌋."""
 
     CONSTANT = "constant"
     LINEAR = "linear"
     COSINE = "cosine"
+    STEP = "step"
 
-    def factor(self, epoch: int, epochs: int) -> float:
-        """The factor of one epoch."""
+    def factor(self, epoch: int, epochs: int, *, step_size: int = 10, gamma: float = 0.1) -> float:
+        """The factor of one epoch; ``step`` multiplies by `gamma` every `step_size` epochs."""
         if self is Schedule.CONSTANT:
             return 1.0
         if self is Schedule.LINEAR:
             return 1 - epoch / epochs
+        if self is Schedule.STEP:
+            return float(gamma ** (epoch // step_size))
         return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
 
 
@@ -136,6 +148,7 @@ class SGD:
     batch_size : rows of a minibatch; the last of an epoch may be smaller
     optimizer, momentum, betas, epsilon : of torch.optim.SGD or AdamW
     schedule : of the learning rate, one step per epoch
+    step_size, gamma : of the ``step`` schedule: times `gamma` every `step_size` epochs
     match : with ``"epochs"`` every head sees `epochs` times the rows of its own sample; with ``"steps"`` every head
         takes ⌈n / batch_size⌉ steps per epoch, drawing anew when its rows are used up
     """
@@ -147,6 +160,8 @@ class SGD:
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     schedule: Schedule = Schedule.CONSTANT
+    step_size: int = 10
+    gamma: float = 0.1
     match: Match = Match.EPOCHS
 
     def __post_init__(self) -> None:
@@ -155,5 +170,9 @@ class SGD:
         for name, value in (("momentum", self.momentum), ("betas[0]", self.betas[0]), ("betas[1]", self.betas[1])):
             if not 0 <= value < 1:
                 raise ConfigError(f"{name} must be at least 0 and below 1, got {value!r}.")
-        if not (math.isfinite(self.epsilon) and self.epsilon > 0):
-            raise ConfigError(f"epsilon must be a positive number, got {self.epsilon!r}.")
+        if self.step_size < 1:
+            raise ConfigError(f"step_size must be at least 1, got {self.step_size}.")
+        for name in ("epsilon", "gamma"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{name} must be a positive number, got {value!r}.")

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports from earlier rows and from its own package.
 ROWS = (
     ("errors", "typing"),
-    ("settings", "arrays", "threads", "features.widen"),
+    ("settings", "arrays", "threads", "interrupts", "features.widen"),
     ("groups",),
     ("features._schema", "features._hdf5", "features._view", "features.store", "features.parts",
      "metrics", "balancing", "spectrum"),
@@ -18,6 +18,7 @@ ROWS = (
     ("heads",),
     ("data", "models"),
     ("features._batches", "features.extract"),
+    ("finetune",),
     ("report",),
     ("experiments",),
 )  # fmt: skip
@@ -26,7 +27,8 @@ DOORS = {
     "cupy": {"arrays", "probe._cuda", "spectrum._eigen"},
     "cupy_backends": {"probe._cuda"},
     "cupyx": {"probe._cuda", "spectrum._eigen"},
-    "torch": {"data", "models", "features._batches", "features.extract", "experiments.extract"},
+    "torch": {"data", "models", "features._batches", "features.extract", "finetune", "experiments.extract"},
+    "accelerate": {"finetune"},
     "llvmlite": {"probe._numba", "probe._numba_products"},
     "numba": {"probe._numba", "probe._numba_l1", "probe._numba_products"},
     "sklearn": {"classifier"},

@@ -20,6 +20,7 @@ __all__ = [
     "Records",
     "Store",
     "byte_size",
+    "columns",
     "floats",
     "ints",
     "methods",
@@ -107,6 +108,17 @@ def byte_size(text: str, option: str) -> int:
     if not (match and unit):
         raise ConfigError(f"{option}: expected a size such as 2GiB, 500MB or 1073741824; got {text!r}.")
     return int(float(match[1]) * unit)
+
+
+def columns(options: list[str]) -> dict[str, str]:
+    """``label=y`` and the like as a dict."""
+    found = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"--column expects NAME=VALUE, such as label=y; got {option!r}.")
+        found[key] = value
+    return found
 
 
 def _parts(text: str, option: str) -> list[str]:

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from grobust.errors import ConfigError
-from grobust_cli._options import Device, DeviceOption, Json
+from grobust_cli._options import Device, DeviceOption, Json, columns
 from grobust_cli._output import note, progress_bar, show_json
 
 __all__ = ["extract"]
@@ -19,7 +18,7 @@ def extract(
     backbone: Annotated[
         str,
         typer.Option(
-            help="source:name[@weights]; sources: timm, transformers, open_clip, torchvision, packaged.",
+            help="source:name[@weights]; sources: timm, transformers, open_clip, torchvision, packaged, run.",
             show_default=False,
         ),
     ],
@@ -66,7 +65,7 @@ def extract(
         backbone=backbone,
         out=out,
         data_dir=data_dir,
-        columns=_columns(column or []),
+        columns=columns(column or []),
         pool=pool,
         image_size=image_size,
         max_tokens=max_tokens,
@@ -95,13 +94,3 @@ def extract(
             f"{out}: {result.n} rows ({result.n_resumed} from an earlier run), {result.seconds:.1f} s, "
             f"{result.rows_per_second:.1f} rows/s on {report.device}"
         )
-
-
-def _columns(options: list[str]) -> dict[str, str]:
-    columns = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not (key and equals and value):
-            raise ConfigError(f"--column expects NAME=VALUE, such as label=y; got {option!r}.")
-        columns[key] = value
-    return columns

@@ -42,7 +42,8 @@ __all__ = ["probe"]
 SOLVER, TRAINING = "Solving (without --trajectory)", "Training on minibatches (with --trajectory)"
 # Parameters that only one of the two modes has.
 OF_SOLVER = ("penalty", "l2", "l1", "rtol", "max_iter", "max_bytes")
-OF_TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "optimizer", "momentum", "schedule", "match")
+OF_TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "optimizer", "momentum", "schedule", "step_size",
+               "gamma", "match")  # fmt: skip
 
 
 def probe(
@@ -98,6 +99,12 @@ def probe(
     schedule: Annotated[Schedule, typer.Option(help="Learning rate over epochs.", rich_help_panel=TRAINING)] = (
         SGD.schedule
     ),
+    step_size: Annotated[
+        int, typer.Option(help="Epochs between falls of `--schedule step`.", rich_help_panel=TRAINING)
+    ] = SGD.step_size,
+    gamma: Annotated[
+        float, typer.Option(help="Factor of each fall of `--schedule step`.", rich_help_panel=TRAINING)
+    ] = SGD.gamma,
     match: Annotated[
         Match, typer.Option(help="Equal epochs of each method's own rows, or equal steps.", rich_help_panel=TRAINING)
     ] = SGD.match,
@@ -141,8 +148,9 @@ def probe(
     }  # fmt: skip
     if trajectory:
         sgd = SGD(
-            epochs=epochs, batch_size=batch_size, optimizer=optimizer, momentum=momentum, schedule=schedule, match=match
-        )
+            epochs=epochs, batch_size=batch_size, optimizer=optimizer, momentum=momentum, schedule=schedule,
+            step_size=step_size, gamma=gamma, match=match,
+        )  # fmt: skip
         _train(TrajectoryConfig(**shared, learning_rate=lr, weight_decay=weight_decay, sgd=sgd), json)
         return
     config = ProbeConfig(

@@ -23,7 +23,7 @@ from grobust.groups import Groups
 from grobust.heads import HeadInfo, Heads, save_heads
 from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import TrainHead, Trajectories, train_heads
-from grobust.report.figures import TrajectoryPoint, plot_trajectories
+from grobust.report.curves import TrajectoryPoint, plot_trajectories
 from grobust.settings import BalanceMethod, Match
 
 __all__ = ["TrajectoryReport", "TrajectoryRun", "run_trajectories"]
@@ -257,7 +257,7 @@ def _heads(report: TrajectoryReport, cells: tuple[Cell, ...], found: Trajectorie
 def _points(dataset: str, run: TrajectoryRun) -> list[TrajectoryPoint]:
     val = run.wga("val").tolist() if "val" in run.accuracy else [None] * run.loss.size
     columns = (run.steps.tolist(), run.rows.tolist(), _finite(run.loss.tolist()), run.wga("test").tolist(),
-               run.average["test"].tolist(), val)  # fmt: skip
+               run.average["test"].tolist(), val, run.average["train"].tolist())  # fmt: skip
     return [
         TrajectoryPoint(dataset, str(run.method), run.seed, epoch, *values)
         for epoch, values in enumerate(zip(*columns, strict=True), start=1)

@@ -3,22 +3,27 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from grobust.data.dataset import GroupedDataset
 from grobust.errors import DataError
 
-__all__ = ["Batch", "load_batches"]
+__all__ = ["Batch", "Collate", "Items", "load_batches"]
 
 # Batches prepared ahead of the network.
 AHEAD = 4
 
 Collate = Callable[[Sequence[Any]], dict[str, Tensor]]
+
+
+class Items(Protocol):
+    """What is decoded one by one: a data set, say. Must pickle; an item that cannot be read is a `DataError`."""
+
+    def __getitem__(self, index: int) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +42,7 @@ class Batch:
     failures: tuple[tuple[int, str], ...]
 
 
-def load_batches(
-    dataset: GroupedDataset, collate: Collate, batches: Sequence[NDArray[Any]], *, workers: int
-) -> Iterator[Batch]:
+def load_batches(dataset: Items, collate: Collate, batches: Sequence[NDArray[Any]], *, workers: int) -> Iterator[Batch]:
     """Batches in order, decoded and collated ahead of their use."""
     source = _Batches(dataset, collate, batches)
     if workers > 0:
@@ -62,7 +65,7 @@ def load_batches(
 class _Batches(Dataset[Batch]):
     """The i-th batch, decoded and collated; what cannot be read is reported, not raised."""
 
-    def __init__(self, dataset: GroupedDataset, collate: Collate, batches: Sequence[NDArray[Any]]) -> None:
+    def __init__(self, dataset: Items, collate: Collate, batches: Sequence[NDArray[Any]]) -> None:
         self.dataset, self.collate, self.batches = dataset, collate, batches
 
     def __len__(self) -> int:

@@ -4,15 +4,12 @@ Rows are sorted by length and cut into batches, and batches into parts, by a rul
 that was killed and resumed therefore forms the very same batches, and its store equals that of a run left in peace.
 """
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,20 +22,14 @@ from grobust.features._batches import Batch, load_batches
 from grobust.features._schema import Provenance
 from grobust.features.parts import PartsWriter, StorePlan
 from grobust.features.store import FeatureStore
+from grobust.interrupts import interrupts
 from grobust.models.backbone import Backbone
+from grobust.settings import Precision
 from grobust.typing import PathLike
 
 __all__ = ["ExtractResult", "ExtractSettings", "OnError", "Precision", "Progress", "extract_features", "provenance_of"]
 
 MAX_BATCHES_PER_PART = 64
-
-
-class Precision(StrEnum):
-    """Arithmetic of the forward pass: float32, or automatic mixed precision in a shorter type."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 class OnError(StrEnum):
@@ -175,7 +166,7 @@ def extract_features(
     plan = StorePlan(provenance, dataset.groups, dataset.split, dataset.sample_ids, backbone.dim)
     with PartsWriter(target, plan, resume=resume, overwrite=overwrite) as writer:
         resumed = int(writer.done.sum())
-        with _interrupts() as interrupted:
+        with interrupts() as interrupted:
             run = _Run(dataset, backbone, settings, writer, started, on_progress, interrupted)
             run.all_parts()
         writer.finish()
@@ -192,30 +183,6 @@ def extract_features(
         reused=False,
         notes=(*writer.notes, *run.notes),
     )
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Ctrl-C as an event that is looked at between batches, and as itself when pressed twice.
-
-    Raised wherever the interpreter happens to be, an interrupt is lost inside a destructor or a callback of a library.
-    """
-    event = threading.Event()
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
-        yield event
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
-            signal.default_int_handler(number, frame)
-        event.set()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 class _Run:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from grobust.data.dataset import ItemKind
 
-__all__ = ["Backbone", "Pool"]
+__all__ = ["Backbone", "ImageInput", "Pool"]
 
 
 class Pool(StrEnum):
@@ -21,6 +21,27 @@ class Pool(StrEnum):
     CLS = "cls"
     MEAN = "mean"
     FLATTEN = "flatten"
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """What a network for images takes, after any crop: size, and the shift and scale of values in 0 … 1.
+
+    Parameters
+    ----------
+    size : height and width in pixels
+    mean, sd : of the red, green and blue channel
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    sd: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, size: Sequence[int], mean: Sequence[float], sd: Sequence[float]) -> "ImageInput":
+        """From what libraries keep: lists, tuples or tensors."""
+        height, width = (int(value) for value in size)
+        return cls((height, width), _three(mean), _three(sd))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +60,10 @@ class Backbone:
     pooling : `Pool` in effect
     preprocessing : description that differs whenever the preprocessing differs
     digest : hash of the weights, independent of file names and of the device
+    image : for images, what other transforms than `collate` must end in; None for texts and where it is not known
     options : further settings that can change a feature (maximal token count)
     versions : versions of the libraries that the network comes from
+    arguments : of the `load_backbone` call that gives this backbone again; empty for one built by hand
     """
 
     spec: str
@@ -52,10 +75,17 @@ class Backbone:
     pooling: Pool
     preprocessing: str
     digest: str
+    image: ImageInput | None = None
     options: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
         """Features (b, d) of a collated batch that is on the network's device; no gradients."""
         with torch.inference_mode():
             return self.forward(self.network, batch)
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

@@ -1,9 +1,12 @@
 """`load_backbone`: spec string → `Backbone`."""
 
+from dataclasses import replace
+
 from grobust.errors import BackboneError
 from grobust.models.backbone import Backbone, Pool
 from grobust.models.open_clip_source import load_open_clip
 from grobust.models.packaged import load_packaged
+from grobust.models.run_source import load_run
 from grobust.models.spec import parse_spec
 from grobust.models.timm_source import load_timm
 from grobust.models.torchvision_source import load_torchvision
@@ -24,7 +27,7 @@ def load_backbone(
 
     Parameters
     ----------
-    spec : ``source:name[@weights]`` with source timm, transformers, open_clip, torchvision or packaged
+    spec : ``source:name[@weights]`` with source timm, transformers, open_clip, torchvision, packaged or run
     pool : which vector is the feature; None for the one that enters the network's classifier
     device : torch device
     max_tokens : truncate texts to this many tokens; None for 220 or the network's limit
@@ -48,7 +51,12 @@ def load_backbone(
             backbone = load_open_clip(parsed, pool=pool, image_size=image_size)
         case "transformers":
             backbone = load_transformers(parsed, pool=pool, image_size=image_size, max_tokens=max_tokens)
+        case "run":
+            backbone = load_run(parsed, pool=pool, image_size=image_size, max_tokens=max_tokens, load=load_backbone)
         case _:
             backbone = load_packaged(parsed, pool=pool, image_size=image_size, max_tokens=max_tokens)
     backbone.network.to(device)
-    return backbone
+    arguments = {
+        "spec": spec, "pool": None if pool is None else str(pool), "max_tokens": max_tokens, "image_size": image_size
+    }  # fmt: skip
+    return replace(backbone, arguments=arguments)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from grobust.errors import BackboneError
-from grobust.models.backbone import Backbone, Pool
+from grobust.models.backbone import Backbone, ImageInput, Pool
 from grobust.models.collate import ImageCollate
 from grobust.models.pooling import check_pool
 from grobust.models.spec import BackboneSpec
@@ -41,6 +41,7 @@ def load_open_clip(spec: BackboneSpec, *, pool: Pool | None, image_size: int | N
         spec=str(spec), kind="image", dim=dim, network=network, collate=ImageCollate(transform), forward=_forward,
         pooling=chosen, preprocessing=f"open_clip evaluation transform: {described}", digest=weights_digest(network),
         versions={"open_clip_torch": open_clip.__version__, "torch": torch.__version__},
+        image=ImageInput.of((height, width), transform.transforms[-1].mean, transform.transforms[-1].std),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ SOURCES = {
     "open_clip": "open_clip:ViT-B-32@laion2b_s34b_b79k",
     "torchvision": "torchvision:resnet50@IMAGENET1K_V1",
     "packaged": "packaged:efficientnet_lite0, packaged:all-MiniLM-L6-v2",
+    "run": "run:FOLDER@EPOCH, a network that grobust finetune trained",
 }
 # Weights drawn at initialization from a fixed seed: for tests and for baselines without pretraining.
 RANDOM = "random"

@@ -8,7 +8,7 @@ import timm.data
 import torch
 from torch import Tensor, nn
 
-from grobust.models.backbone import Backbone, Pool
+from grobust.models.backbone import Backbone, ImageInput, Pool
 from grobust.models.collate import ImageCollate
 from grobust.models.pooling import check_pool, pool_map, pool_tokens
 from grobust.models.spec import BackboneSpec
@@ -48,6 +48,7 @@ def from_network(spec: BackboneSpec, network: nn.Module, *, pool: Pool | None, i
         collate=ImageCollate(timm.data.create_transform(**config, is_training=False)), forward=forward,
         pooling=chosen, preprocessing=f"timm evaluation transform: {described}", digest=weights_digest(network),
         versions={"timm": timm.__version__, "torch": torch.__version__},
+        image=ImageInput.of((height, width), config["mean"], config["std"]),
     )  # fmt: skip
 
 

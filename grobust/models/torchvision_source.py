@@ -11,7 +11,7 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 
 from grobust.errors import BackboneError
-from grobust.models.backbone import Backbone, Pool
+from grobust.models.backbone import Backbone, ImageInput, Pool
 from grobust.models.collate import ImageCollate
 from grobust.models.pooling import check_pool, pool_map
 from grobust.models.spec import BackboneSpec
@@ -57,6 +57,7 @@ def load_torchvision(spec: BackboneSpec, *, pool: Pool | None, image_size: int |
         collate=ImageCollate(transform), forward=forward, pooling=chosen,
         preprocessing=f"torchvision evaluation transform: {described}", digest=weights_digest(network),
         versions={"torchvision": torchvision.__version__, "torch": torch.__version__},
+        image=ImageInput.of((size, size), transform.mean, transform.std),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
-from grobust.models.backbone import Backbone, Pool
+from grobust.models.backbone import Backbone, ImageInput, Pool
 from grobust.models.collate import ProcessorCollate, TextCollate
 from grobust.models.pooling import check_pool, mean_over_tokens, pool_map, pool_tokens
 from grobust.models.spec import BackboneSpec
@@ -105,7 +105,17 @@ def _image_backbone(
         spec=str(spec), kind="image", dim=dim, network=network, collate=collate, forward=forward, pooling=chosen,
         preprocessing=f"transformers image processor: {described}", digest=weights_digest(network),
         versions={"transformers": transformers.__version__, "torch": torch.__version__},
+        image=_image_input(processor, pixels),
     )  # fmt: skip
+
+
+def _image_input(processor: Any, pixels: Tensor) -> ImageInput:
+    """Size of an input, and the processor's shift and scale as they act on values in 0 … 1."""
+    normalizes = getattr(processor, "do_normalize", True)
+    mean = processor.image_mean if normalizes else (0.0, 0.0, 0.0)
+    sd = processor.image_std if normalizes else (1.0, 1.0, 1.0)
+    white = 255 * (processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0)
+    return ImageInput.of(pixels.shape[2:], [m / white for m in mean], [s / white for s in sd])
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,9 @@ def train_heads(
         shared = math.ceil(labels.shape[0] / settings.batch_size)
         for epoch in range(settings.epochs):
             batches = [draw.take(shared if settings.match is Match.STEPS else draw.per_epoch) for draw in draws]
-            factor = settings.schedule.factor(epoch, settings.epochs)
+            factor = settings.schedule.factor(
+                epoch, settings.epochs, step_size=settings.step_size, gamma=settings.gamma
+            )
             loss[epoch] = backend.train(batches, [head.learning_rate * factor for head in heads])
             steps[epoch] = [part.offsets.size - 1 for part in batches]
             rows[epoch] = [part.rows.size for part in batches]

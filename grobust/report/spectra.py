@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from grobust.report.figures import METHOD_COLORS, _in_order, _panels, _write
+from grobust.report._canvas import draw_band, in_order, method_color, panels, write
 
 __all__ = ["NullDraws", "RhoPoint", "plot_null", "plot_rho", "plot_rho_over_training"]
 
@@ -47,11 +47,11 @@ def plot_rho(points: Sequence[RhoPoint], stem: Path) -> tuple[Path, ...]:
     -------
     The files written: PNG, SVG, CSV.
     """
-    datasets = _in_order(p.dataset for p in points)
-    figure, axes = _panels(len(datasets))
+    datasets = in_order(p.dataset for p in points)
+    figure, axes = panels(len(datasets))
     for ax, dataset in zip(axes, datasets, strict=True):
         panel = [p for p in points if p.dataset == dataset]
-        classes, methods = _in_order(p.class_name for p in panel), _in_order(p.method for p in panel)
+        classes, methods = in_order(p.class_name for p in panel), in_order(p.method for p in panel)
         width = 0.8 / len(methods)
         for i, name in enumerate(classes):
             for j, method in enumerate(methods):
@@ -65,11 +65,11 @@ def plot_rho(points: Sequence[RhoPoint], stem: Path) -> tuple[Path, ...]:
         title = f"{dataset}: λ1 of the minority over the majority group, n = {seeds} run(s)"
         ax.set_title(title, fontsize=9, loc="left", wrap=True)
         for method in methods if len(methods) > 1 else []:
-            ax.plot([], [], "s", color=METHOD_COLORS.get(method, "C7"), label=method)
+            ax.plot([], [], "s", color=method_color(method), label=method)
     axes[0].plot([], [], "k.", label="seed")
     axes[0].fill_between([], [], [], color="0.8", label="2.5–97.5% of the size-matched null")
     axes[0].legend(frameon=False, fontsize=8)
-    return _write(figure, stem, [asdict(p) for p in points], [f.name for f in fields(RhoPoint)])
+    return write(figure, stem, [asdict(p) for p in points], [f.name for f in fields(RhoPoint)])
 
 
 def plot_null(draws: Sequence[NullDraws], stem: Path) -> tuple[Path, ...]:
@@ -79,7 +79,7 @@ def plot_null(draws: Sequence[NullDraws], stem: Path) -> tuple[Path, ...]:
     -------
     The files written: PNG, SVG, CSV.
     """
-    figure, axes = _panels(len(draws))
+    figure, axes = panels(len(draws))
     for ax, each in zip(axes, draws, strict=True):
         ax.hist(each.null, bins=40, color="0.75", label="same population, same sizes")
         ax.axvline(each.rho, color="C3", label=f"observed ρ = {each.rho:.3g}")
@@ -95,7 +95,7 @@ def plot_null(draws: Sequence[NullDraws], stem: Path) -> tuple[Path, ...]:
         for each in draws
         for i, value in enumerate(each.null)
     ]
-    return _write(figure, stem, rows, ["name", "rho", "p_value", "replicate", "null"])
+    return write(figure, stem, rows, ["name", "rho", "p_value", "replicate", "null"])
 
 
 def plot_rho_over_training(points: Sequence[RhoPoint], stem: Path) -> tuple[Path, ...]:
@@ -105,30 +105,28 @@ def plot_rho_over_training(points: Sequence[RhoPoint], stem: Path) -> tuple[Path
     -------
     The files written: PNG, SVG, CSV.
     """
-    panels = _in_order((p.dataset, p.class_name) for p in points)
-    figure, axes = _panels(len(panels))
-    for ax, (dataset, name) in zip(axes, panels, strict=True):
+    shown = in_order((p.dataset, p.class_name) for p in points)
+    figure, axes = panels(len(shown))
+    for ax, (dataset, name) in zip(axes, shown, strict=True):
         panel = [p for p in points if (p.dataset, p.class_name) == (dataset, name)]
-        for method in _in_order(p.method for p in panel):
+        for method in in_order(p.method for p in panel):
             own = [p for p in panel if p.method == method]
             epochs = sorted({p.epoch for p in own if p.epoch is not None})
             at = [[p.rho for p in own if p.epoch == epoch] for epoch in epochs]
-            mean, sd = np.array([np.mean(v) for v in at]), np.array([np.std(v) for v in at])
-            color = METHOD_COLORS.get(method, "C7")
-            ax.plot(epochs, mean, "-o", color=color, ms=4, label=f"{method} (n={max(map(len, at))})")
-            ax.fill_between(epochs, mean - sd, mean + sd, color=color, alpha=0.2, lw=0)
+            label = f"{method} (n={max(map(len, at))})"
+            draw_band(ax, epochs, at, color=method_color(method), label=label, marker="o")
         ax.axhline(1, color="k", lw=0.8, ls=":")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("epoch")
         ax.set_ylabel("ρ(y)")
         ax.set_title(f"{dataset}, {name}: mean ± sd over seeds", fontsize=9, loc="left")
         ax.legend(frameon=False, fontsize=8)
-    return _write(figure, stem, [asdict(p) for p in points], [f.name for f in fields(RhoPoint)])
+    return write(figure, stem, [asdict(p) for p in points], [f.name for f in fields(RhoPoint)])
 
 
 def _rho_bar(ax: Axes, x: float, width: float, points: Sequence[RhoPoint]) -> None:
     rho = np.array([p.rho for p in points])
-    color = METHOD_COLORS.get(points[0].method, "C7")
+    color = method_color(points[0].method)
     bands = [(p.null_low, p.null_high) for p in points if not math.isnan(p.null_low)]
     if bands:
         low, high = np.mean(bands, axis=0)

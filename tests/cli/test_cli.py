@@ -15,7 +15,7 @@ from grobust.features.store import FeatureStore
 from grobust_cli.main import app
 
 RUNNER = CliRunner()
-COMMANDS = ("demo", "extract", "probe", "predict", "spectrum", "info", "verify")
+COMMANDS = ("demo", "extract", "finetune", "probe", "predict", "spectrum", "info", "verify")
 
 
 def run(*arguments: str | Path, code: int = 0) -> str:

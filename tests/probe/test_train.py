@@ -47,7 +47,8 @@ def torch_loop(x: np.ndarray, groups: Groups, head: TrainHead, settings: SGD, k:
     steps = -(-(len(groups) if settings.match is Match.STEPS else len(sample)) // size)
     for epoch in range(settings.epochs):
         for group in optimizer.param_groups:
-            group["lr"] = head.learning_rate * settings.schedule.factor(epoch, settings.epochs)
+            factor = settings.schedule.factor(epoch, settings.epochs, step_size=2, gamma=0.3)
+            group["lr"] = head.learning_rate * factor
         losses = []
         for _ in range(steps):
             if drawn.size == 0:
@@ -70,7 +71,7 @@ def torch_loop(x: np.ndarray, groups: Groups, head: TrainHead, settings: SGD, k:
 @pytest.mark.parametrize(
     ("optimizer", "k", "schedule"),
     [(Optimizer.SGD, 2, Schedule.COSINE), (Optimizer.ADAMW, 2, Schedule.CONSTANT), (Optimizer.SGD, 3, Schedule.LINEAR),
-     (Optimizer.ADAMW, 3, Schedule.COSINE)],
+     (Optimizer.ADAMW, 3, Schedule.COSINE), (Optimizer.SGD, 3, Schedule.STEP)],
 )  # fmt: skip
 def test_equals_a_torch_loop(
     optimizer: Optimizer, k: int, schedule: Schedule, method: BalanceMethod, match: Match
@@ -78,7 +79,10 @@ def test_equals_a_torch_loop(
     x, groups = problem(k)
     normalize = WeightNormalization.NONE if k == 3 else WeightNormalization.BATCH
     sample = make_balancer(method, normalize=normalize).sample(groups, seed=4)
-    settings = SGD(epochs=3, batch_size=32, optimizer=optimizer, momentum=0.9, schedule=schedule, match=match)
+    settings = SGD(
+        epochs=3, batch_size=32, optimizer=optimizer, momentum=0.9, schedule=schedule, step_size=2, gamma=0.3,
+        match=match,
+    )  # fmt: skip
     head = TrainHead(sample, learning_rate=0.02, weight_decay=0.01)
     found = train_heads(x, groups.labels, [head], n_classes=k, evaluate={"train": (x, groups)}, settings=settings)
     linear, losses = torch_loop(standardized(x), groups, head, settings, k)

@@ -8,15 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from grobust.report.figures import (
-    GroupSpectrum,
-    MethodResult,
-    TrajectoryPoint,
-    _curve,
-    plot_eigenvalues,
-    plot_trajectories,
-    plot_wga_by_method,
-)
+from grobust.report.curves import TrajectoryPoint, _curve, plot_trajectories
+from grobust.report.figures import GroupSpectrum, MethodResult, plot_eigenvalues, plot_wga_by_method
 
 RESULTS = [
     MethodResult(data, method, seed, 0.1 * seed + 0.2, 0.1, 0.9, "b / q", 12, 0.8)
@@ -85,3 +78,25 @@ def test_a_curve_is_the_mean_over_seeds_at_the_steps_taken() -> None:
     np.testing.assert_allclose(line.get_ydata(), [30, 60])
     (band,) = ax.collections
     np.testing.assert_allclose(sorted(set(band.get_paths()[0].vertices[:, 1].round(6))), [20, 40, 80])
+
+
+def test_a_diamond_marks_the_best_epoch_on_validation() -> None:
+    """Mean validation curve 0.3, 0.6, 0.5: the second epoch, where the mean test curve is 0.4."""
+    val = ((0.2, 0.8, 0.5), (0.4, 0.4, 0.5))
+    test = ((0.1, 0.3, 0.9), (0.3, 0.5, 0.7))
+    points = [TrajectoryPoint("toy", "upsampling", s, e + 1, 5 * (e + 1), 9, 0.5, test[s][e], 0.9, val[s][e], 1.0)
+              for s in (0, 1) for e in (0, 1, 2)]  # fmt: skip
+    ax = Figure().subplots()
+    _curve(ax, points, "epoch")
+    curve, diamond = ax.get_lines()
+    assert curve.get_label() == "upsampling (n = 2)"
+    assert curve.get_color() == diamond.get_color() == "C2"
+    np.testing.assert_allclose([diamond.get_xdata()[0], diamond.get_ydata()[0]], [2, 40])
+
+
+def test_the_axis_names_the_split(tmp_path: Path) -> None:
+    points = [TrajectoryPoint("toy", "none", 1, e, e, e, None, 0.5, 0.5, 0.5) for e in (1, 2)]
+    _, svg, table = plot_trajectories(points, tmp_path / "curves", split="train")
+    assert "train_average" in table.read_text(encoding="utf-8").splitlines()[0]
+    # Texts are drawn as outlines; matplotlib keeps them as comments.
+    assert "<!-- train worst-group accuracy (%) -->" in svg.read_text(encoding="utf-8")
