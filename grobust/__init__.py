@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from grobust.finetune.settings import FinetuneSettings
     from grobust.groups import Groups, GroupScheme
     from grobust.heads import HeadInfo, Heads, load_heads, save_heads
+    from grobust.held_out import HeldOutHalf, held_out_half
     from grobust.metrics import GroupMetrics, group_metrics
     from grobust.models.backbones import load_backbone
     from grobust.probe import Head, Probe, ProbeFit, fit_probe, fit_probes
@@ -75,6 +76,7 @@ _HOMES = {
     "grobust.finetune.settings": ("FinetuneSettings",),
     "grobust.groups": ("GroupScheme", "Groups"),
     "grobust.heads": ("HeadInfo", "Heads", "load_heads", "save_heads"),
+    "grobust.held_out": ("HeldOutHalf", "held_out_half"),
     "grobust.metrics": ("GroupMetrics", "group_metrics"),
     "grobust.models.backbones": ("load_backbone",),
     "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
@@ -107,6 +109,7 @@ __all__ = [
     "Head",
     "HeadInfo",
     "Heads",
+    "HeldOutHalf",
     "Mixture",
     "NoBalancing",
     "NormRatio",
@@ -129,6 +132,7 @@ __all__ = [
     "fit_probes",
     "group_metrics",
     "group_spectra",
+    "held_out_half",
     "load_backbone",
     "load_dataset",
     "load_heads",

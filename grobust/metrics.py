@@ -27,7 +27,7 @@ from grobust.errors import GroupError, ShapeError
 from grobust.groups import Groups, GroupScheme
 from grobust.typing import Array
 
-__all__ = ["Estimate", "GroupMetrics", "group_metrics", "metrics_of_counts", "wilson_interval"]
+__all__ = ["Estimate", "GroupMetrics", "group_metrics", "metrics_of_counts", "pooled_metrics", "wilson_interval"]
 
 CONFIDENCE = 0.95
 
@@ -269,6 +269,31 @@ def metrics_of_counts(
         notes=(),
     )
     return replace(metrics, notes=_notes(metrics))
+
+
+def pooled_metrics(metrics: GroupMetrics, names: Sequence[str], cells: NDArray[Any]) -> GroupMetrics:
+    """The same predictions on groups that are unions of the disjoint ones, and may overlap.
+
+    Parameters
+    ----------
+    metrics : of g disjoint groups
+    names : o names of the unions
+    cells : (g, o) bool, which groups each is made of
+
+    Raises
+    ------
+    ShapeError
+        If the shape of `cells` is not (g, o).
+    """
+    if cells.shape != (len(metrics.names), len(names)):
+        raise ShapeError(f"cells have shape {cells.shape}; expected ({len(metrics.names)}, {len(names)}).")
+    members = cells.astype(np.int64)
+    # Training shares of groups that overlap do not add up to one.
+    pooled = replace(
+        metrics, names=tuple(names), correct=metrics.correct @ members, counts=metrics.counts @ members,
+        train_counts=None,
+    )  # fmt: skip
+    return replace(pooled, notes=_notes(pooled))
 
 
 def wilson_interval(correct: Any, n: Any, *, confidence: float = CONFIDENCE) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ ROWS = (
     ("settings", "arrays", "threads", "interrupts", "features.widen"),
     ("groups",),
     ("features._schema", "features._hdf5", "features._view", "features.store", "features.parts",
-     "metrics", "balancing", "spectrum"),
+     "metrics", "balancing", "held_out", "spectrum"),
     ("probe",),
     ("classifier",),
     ("heads",),
@@ -34,6 +34,7 @@ DOORS = {
     "sklearn": {"classifier"},
     "typer": set(),
     "matplotlib": {"report"},
+    "pyarrow": {"data.arrow_files"},
 }
 FILES = sorted((ROOT / "grobust").rglob("*.py"))
 

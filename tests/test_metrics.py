@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from grobust.errors import GroupError, ShapeError
 from grobust.groups import Groups, GroupScheme
-from grobust.metrics import group_metrics, wilson_interval
+from grobust.metrics import group_metrics, pooled_metrics, wilson_interval
 
 
 def by_counts(correct: list[int], counts: list[int], n_attributes: int = 2) -> tuple[np.ndarray, Groups]:
@@ -128,3 +128,20 @@ def test_interval_of_the_weighted_average_covers() -> None:
 def test_bad_predictions(predictions: np.ndarray) -> None:
     with pytest.raises(ShapeError, match="predictions"):
         group_metrics(predictions, Groups.from_arrays([0, 0, 1, 1]))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_pooled_cells_equal_the_scheme_row_by_row(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 60))
+    groups = Groups.from_arrays(
+        rng.integers(0, 2, n), rng.integers(0, 3, n), class_names=("p", "q"), attribute_names=("r", "s", "t")
+    )
+    cells = rng.random((6, 4)) < 0.5
+    names = ("u", "v", "w", "x")
+    predicted = rng.integers(0, 2, n)
+    expected = group_metrics(predicted, groups, scheme=GroupScheme(names, cells[groups.ids]))
+    found = pooled_metrics(group_metrics(predicted, groups, train_counts=groups.counts), names, cells)
+    assert found.as_dict() == expected.as_dict()
+    with pytest.raises(ShapeError, match="expected"):
+        pooled_metrics(found, names, cells)

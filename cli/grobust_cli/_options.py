@@ -12,6 +12,8 @@ from grobust.settings import BalanceBy, BalanceMethod
 
 __all__ = [
     "By",
+    "Columns",
+    "DataDir",
     "Device",
     "DeviceOption",
     "Json",
@@ -45,6 +47,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 By = Annotated[BalanceBy, typer.Option(help="What is balanced: classes, or groups (needs attributes in training).")]
 Ratio = Annotated[float, typer.Option(help="Mixture ratio r: a class keeps at most r times the smallest class.")]
 DeviceOption = Annotated[Device, typer.Option(help="`auto` takes a GPU if there is one, and says so.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of a data set on disk.", show_default=False)]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="Column of metadata_csv, arrow or webdataset, such as label=y; repeatable.",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
 Records = Annotated[
     Path | None,
     typer.Option(help="File to append the run to. Default: records.jsonl beside the store.", show_default=False),
@@ -101,6 +113,17 @@ def strengths(text: str, option: str, *, path: tuple[float, ...]) -> tuple[float
     return path if text.strip() == "path" else floats(text, option)
 
 
+def columns(options: list[str] | None) -> dict[str, str]:
+    """``NAME=VALUE`` options of `--column`."""
+    found = {}
+    for option in options or []:
+        key, equals, value = option.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"--column expects NAME=VALUE, such as label=y; got {option!r}.")
+        found[key] = value
+    return found
+
+
 def byte_size(text: str, option: str) -> int:
     """A size such as ``2GiB``, ``500MB`` or ``1073741824``."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", text)
@@ -108,17 +131,6 @@ def byte_size(text: str, option: str) -> int:
     if not (match and unit):
         raise ConfigError(f"{option}: expected a size such as 2GiB, 500MB or 1073741824; got {text!r}.")
     return int(float(match[1]) * unit)
-
-
-def columns(options: list[str]) -> dict[str, str]:
-    """``label=y`` and the like as a dict."""
-    found = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not (key and equals and value):
-            raise ConfigError(f"--column expects NAME=VALUE, such as label=y; got {option!r}.")
-        found[key] = value
-    return found
 
 
 def _parts(text: str, option: str) -> list[str]:

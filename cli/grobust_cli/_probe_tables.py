@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["show_probe", "show_probe_notes", "with_interval"]
 
+# Columns of group shares that a table has room for; --json has all.
+MOST_SHARES = 12
+
 
 def show_probe(report: "ProbeReport") -> None:
     """Print the table of methods and the table of groups."""
@@ -32,8 +35,11 @@ def show_probe(report: "ProbeReport") -> None:
     ]
     title = f"test accuracy per group in %, seed {seed}, with 95% Wilson intervals"
     show_table(title, ["group", "n", *(str(m) for m in used)], group_rows)
-    balance_rows = [_balance_row(run) for run in runs]
-    columns = ["method", "rows/epoch", "steps/epoch (batch 32)", "repetition", *(f"share {n}" for n in names)]
+    # Cells that are balanced; the groups reported may be unions of them.
+    cells = list(runs[0].balance.batch_share)
+    shown = cells if len(cells) <= MOST_SHARES else []
+    balance_rows = [_balance_row(run, shown) for run in runs]
+    columns = ["method", "rows/epoch", "steps/epoch (batch 32)", "repetition", *(f"share {n}" for n in shown)]
     show_table(f"what each method draws, seed {seed}", columns, balance_rows)
 
 
@@ -88,9 +94,9 @@ def with_interval(metrics: "GroupMetrics", group: int) -> str:
     return f"{percent(value)} [{percent(float(low))}, {percent(float(high))}]"
 
 
-def _balance_row(run: "ProbeRun") -> list[str]:
+def _balance_row(run: "ProbeRun", cells: list[str]) -> list[str]:
     summary = run.balance
-    shares = [f"{share:.3f}" for share in summary.batch_share.values()]
+    shares = [f"{summary.batch_share[cell]:.3f}" for cell in cells]
     return [
         str(run.method), str(summary.rows_per_epoch), str(summary.steps_per_epoch), f"{summary.repetition:.2f}",
         *shares,

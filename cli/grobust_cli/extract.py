@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from grobust_cli._options import Device, DeviceOption, Json, columns
+from grobust_cli._options import Columns, DataDir, Device, DeviceOption, Json, columns
 from grobust_cli._output import note, progress_bar, show_json
 
 __all__ = ["extract"]
@@ -13,7 +13,12 @@ __all__ = ["extract"]
 
 def extract(
     dataset: Annotated[
-        str, typer.Option(help="tweets, digits[:PRESET[:TASK]], waterbirds or metadata_csv.", show_default=False)
+        str,
+        typer.Option(
+            help="tweets, digits[:PRESET[:TASK]], waterbirds, celeba, civilcomments[-wilds], multinli, metadata_csv, "
+            "arrow, image_folder or webdataset.",
+            show_default=False,
+        ),
     ],
     backbone: Annotated[
         str,
@@ -23,10 +28,14 @@ def extract(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Feature store to write.", show_default=False)],
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.", show_default=False)] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="Column of metadata_csv, such as label=y; repeatable.", show_default=False),
+    data_dir: DataDir = None,
+    column: Columns = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split anew: half[:SEED] (the paper's held-out half), fraction:70/10/20[:SEED] (within every group) "
+            "or content:70/10/20[:SEED] (equal items stay together)."
+        ),
     ] = None,
     pool: Annotated[
         str | None, typer.Option(help="model, gap, cls, mean or flatten. Default: the network's own.")
@@ -56,6 +65,9 @@ def extract(
 
     - `grobust extract --dataset metadata_csv --data-dir birds --column label=species --column attribute=place
       --backbone timm:convnextv2_nano.fcmae_ft_in1k --out birds.h5`
+
+    - `grobust extract --dataset waterbirds --data-dir birds --split half:1 --backbone timm:resnet50.tv_in1k
+      --out half1.h5`: what `probe` then does on it is the paper's last-layer retraining
     """
     from grobust.experiments.config import ExtractConfig
     from grobust.experiments.extract import run_extract, torch_device
@@ -65,7 +77,8 @@ def extract(
         backbone=backbone,
         out=out,
         data_dir=data_dir,
-        columns=columns(column or []),
+        columns=columns(column),
+        split=split,
         pool=pool,
         image_size=image_size,
         max_tokens=max_tokens,

@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 
 from grobust import __version__
 from grobust.errors import GrobustError
-from grobust_cli import demo, extract, finetune, info, predict, probe, recipes, spectrum
+from grobust_cli import data, demo, extract, finetune, info, predict, probe, recipes, spectrum
 from grobust_cli._output import fail
 
 __all__ = ["app", "main"]
@@ -54,6 +54,7 @@ app.command("spectrum")(spectrum.spectrum)
 app.command("recipes")(recipes.recipes)
 app.command("info")(info.info)
 app.command("verify")(info.verify)
+app.add_typer(data.app, name="data")
 
 
 def _version(value: bool) -> None:

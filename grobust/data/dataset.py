@@ -16,8 +16,8 @@ class GroupedDataset(Protocol):
     """Items with labels, spurious attributes and splits.
 
     `groups`, `split`, `sample_ids`, `digest` and `lengths` must not decode an item. `dataset[i]` decodes one: a
-    `PIL.Image.Image` in RGB for ``kind == "image"``, a `str` for ``kind == "text"``; a missing or corrupt file is a
-    `grobust.errors.DataError` naming it. Objects must pickle, so that loader processes can hold them.
+    `PIL.Image.Image` in RGB for ``kind == "image"``, a `str` or a pair of them for ``kind == "text"``; a missing or
+    corrupt file is a `grobust.errors.DataError` naming it. Objects must pickle, so that loader processes can hold them.
     """
 
     @property

@@ -1,88 +1,40 @@
 """Any data set: a CSV with label, attribute and split columns, and a folder of images or a column of texts.
 
-The layout of Waterbirds (``img_filename, y, split, place``) is one instance: `WATERBIRDS`.
+Tables of WILDS, SpuCo and SubpopBench (``metadata.csv``, ``metadata_NAME.csv``) are instances.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from grobust.data.columns import Columns
+from grobust.data.csv_table import CsvTable, numbered, paths_inside, read_csv, read_header
 from grobust.data.dataset import GroupedDataset
-from grobust.data.tables import ImageFiles, Texts
+from grobust.data.tables import ImageFiles, TextPairs, Texts, take_rows
 from grobust.errors import DataError
-from grobust.groups import Groups, Split
+from grobust.groups import Groups
 
-__all__ = ["WATERBIRDS", "Columns", "load_metadata_csv"]
+__all__ = ["Columns", "load_metadata_csv"]
 
-SPLIT_NAMES = {
-    "0": Split.TRAIN, "train": Split.TRAIN, "training": Split.TRAIN,
-    "1": Split.VAL, "val": Split.VAL, "valid": Split.VAL, "validation": Split.VAL, "dev": Split.VAL,
-    "2": Split.TEST, "test": Split.TEST,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns. Items are the images of `file`, or, where there is no such column, the texts of `text`.
-
-    Parameters
-    ----------
-    file : image file below the folder
-    text : text
-    label, attribute, split : class, spurious attribute, split (0/1/2 or train/val/test)
-    id : distinct row names of texts; None for the row number
-    class_names, attribute_names : for integer codes, names in code order
-    """
-
-    file: str = "filename"
-    text: str = "text"
-    label: str = "y"
-    attribute: str = "a"
-    split: str = "split"
-    id: str | None = None
-    class_names: tuple[str, ...] | None = None
-    attribute_names: tuple[str, ...] | None = None
-
-    @classmethod
-    def from_options(cls, options: dict[str, str]) -> "Columns":
-        """Columns from ``name=value`` options; lists of names are split at commas.
-
-        Raises
-        ------
-        DataError
-            If an option is unknown.
-        """
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(options) - set(known))
-        if unknown:
-            raise DataError(f"Unknown column option '{unknown[0]}'. Expected: {', '.join(known)}.")
-        values: dict[str, Any] = dict(options)
-        for key in ("class_names", "attribute_names"):
-            if key in values:
-                values[key] = tuple(part.strip() for part in values[key].split(","))
-        return cls(**values)
-
-
-WATERBIRDS = Columns(
-    file="img_filename",
-    attribute="place",
-    class_names=("landbird", "waterbird"),
-    attribute_names=("land", "water"),
-)
+TABLE = "metadata.csv"
+OTHER_TABLES = "*metadata*.csv"
 
 
 def load_metadata_csv(
-    folder: Path, *, columns: Columns | None = None, file_name: str = "metadata.csv", name: str | None = None
+    folder: Path, *, columns: Columns | None = None, name: str | None = None, needs_split: bool = True
 ) -> GroupedDataset:
     """Read the CSV of a folder; no image is opened.
 
     Labels and attributes may be integers 0, 1, … or strings (numbered in sorted order). Paths are taken relative to
     `folder` and must stay inside it.
+
+    Parameters
+    ----------
+    folder : with the table
+    columns : names of its columns, and of the table
+    name : of the data set; by default of the folder
+    needs_split : whether a missing split column is an error; else all rows are training rows
 
     Raises
     ------
@@ -90,69 +42,48 @@ def load_metadata_csv(
         With file, row, column, what was seen and what is expected.
     """
     columns = columns or Columns()
-    path = folder / file_name
-    if not path.is_file():
-        raise DataError(f"{path} does not exist. Expected a CSV there with columns for label, attribute and split.")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable CSV: {error}.") from None
-    item = columns.text if columns.text in table.columns and columns.file not in table.columns else columns.file
-    for column in (item, columns.label, columns.attribute, columns.split, *([columns.id] if columns.id else [])):
-        if column not in table.columns:
-            raise DataError(f"{path} has no column '{column}'. Its columns: {', '.join(table.columns)}.")
-    if len(table) == 0:
-        raise DataError(f"{path} has no rows.")
-    labels, class_names = _codes(table[columns.label], path, columns.class_names)
-    attributes, attribute_names = _codes(table[columns.attribute], path, columns.attribute_names)
+    path = _table(folder, columns.csv)
+    header = read_header(path, encoding=columns.encoding)
+    has_split = needs_split or columns.split in header
+    texts = columns.text in header and columns.file not in header
+    item = columns.text if texts else columns.file
+    optional = [column for column in (columns.id, columns.pair if texts else None) if column is not None]
+    needed = [item, columns.label, columns.attribute, *([columns.split] if has_split else []), *optional]
+    table = read_csv(path, needed, encoding=columns.encoding)
+    labels, class_names = table.codes(columns.label, columns.class_names)
+    attributes, attribute_names = table.codes(columns.attribute, columns.attribute_names)
     groups = Groups.from_arrays(labels, attributes, class_names=class_names, attribute_names=attribute_names)
-    split = _splits(table[columns.split], path)
-    title = name or f"metadata_csv:{folder.name}"
-    if item == columns.text:
-        ids = tuple(table[columns.id]) if columns.id else tuple(f"row-{i}" for i in range(len(table)))
-        return Texts(name=title, groups=groups, split=split, sample_ids=ids, texts=tuple(table[item]))
-    _check_paths(table[item], path)
-    return ImageFiles(name=title, groups=groups, split=split, sample_ids=tuple(table[item]), root=folder)
+    split: NDArray[np.int8] = np.zeros(len(table), dtype=np.int8)
+    kept = np.ones(len(table), dtype=bool)
+    if has_split:
+        split, kept = table.splits(columns.split, columns.split_names)
+    whole = _dataset(table, groups, split, item, columns, folder, name or f"metadata_csv:{folder.resolve().name}")
+    return whole if kept.all() else take_rows(whole, np.flatnonzero(kept), name=whole.name)
 
 
-def _codes(column: "pd.Series[str]", path: Path, names: Sequence[str] | None) -> tuple[NDArray[Any], tuple[str, ...]]:
-    stripped = column.str.strip()
-    _refuse_first(stripped == "", stripped, path, "a value")
-    if stripped.str.fullmatch(r"-?\d+").all():
-        codes = stripped.astype(np.int64).to_numpy()
-        # Some tables code a binary attribute as -1 and 1; which is which is not for us to guess.
-        _refuse_first(stripped.str.startswith("-"), stripped, path, "0, 1, 2, … or names")
-        largest = int(codes.max())
-        if names is not None:
-            _refuse_first(pd.Series(codes >= len(names)), stripped, path, f"0 to {len(names) - 1} ({', '.join(names)})")
-            return codes, tuple(names)
-        return codes, tuple(f"{column.name}={code}" for code in range(largest + 1))
-    levels = tuple(names) if names is not None else tuple(sorted(stripped.unique()))
-    codes = pd.Categorical(stripped, categories=list(levels)).codes.astype(np.int64)
-    _refuse_first(pd.Series(codes < 0), stripped, path, f"one of {', '.join(levels)}")
-    return codes, levels
+def _dataset(
+    table: CsvTable, groups: Groups, split: NDArray[np.int8], item: str, columns: Columns, folder: Path, name: str
+) -> GroupedDataset:
+    if item == columns.file:
+        root = folder if columns.root is None else folder / columns.root
+        return ImageFiles(name=name, groups=groups, split=split, sample_ids=paths_inside(table, item), root=root)
+    ids = table.strings(columns.id) if columns.id is not None else numbered("row", len(table))
+    if columns.pair is None:
+        return Texts(name=name, groups=groups, split=split, sample_ids=ids, texts=table.strings(item))
+    first, second = table.strings(item), table.strings(columns.pair)
+    return TextPairs(name=name, groups=groups, split=split, sample_ids=ids, first=first, second=second)
 
 
-def _splits(column: "pd.Series[str]", path: Path) -> NDArray[Any]:
-    codes = column.str.strip().str.lower().map(SPLIT_NAMES)
-    _refuse_first(codes.isna(), column, path, "0/1/2 or train/val/test")
-    split: NDArray[Any] = codes.to_numpy().astype(np.int8)
-    return split
-
-
-def _check_paths(column: "pd.Series[str]", path: Path) -> None:
-    def leads_out(name: str) -> bool:
-        posix, windows = PurePosixPath(name), PureWindowsPath(name)
-        return name == "" or posix.is_absolute() or windows.is_absolute() or ".." in {*posix.parts, *windows.parts}
-
-    _refuse_first(column.map(leads_out), column, path, "a path inside the folder")
-
-
-def _refuse_first(bad: Any, column: "pd.Series[str]", path: Path, expected: str) -> None:
-    mask = np.asarray(bad, dtype=bool)
-    if mask.any():
-        row = int(np.argmax(mask))
-        raise DataError(
-            f"{path}, row {row + 2}, column '{column.name}': {column.iloc[row]!r}; expected {expected}. "
-            f"({int(mask.sum())} such row(s); the header is row 1.)"
-        )
+def _table(folder: Path, name: str | None) -> Path:
+    """The table of a folder: as named, ``metadata.csv``, or the only file that looks like one."""
+    if name is not None:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise DataError(f"csv={name}: expected a file inside {folder}.")
+        return folder / name
+    if (folder / TABLE).is_file() or not folder.is_dir():
+        return folder / TABLE
+    others = sorted(folder.glob(OTHER_TABLES))
+    if len(others) > 1:
+        listed = ", ".join(path.name for path in others)
+        raise DataError(f"{folder} has several tables: {listed}. Name one: --column csv={others[0].name}.")
+    return others[0] if others else folder / TABLE

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
@@ -15,13 +15,23 @@ from grobust.data.dataset import GroupedDataset, ItemKind
 from grobust.errors import DataError
 from grobust.groups import Groups, Split
 
-__all__ = ["ImageFiles", "ImagePixels", "Texts", "stratified_subset", "take_rows"]
+__all__ = [
+    "ImageFiles",
+    "ImagePixels",
+    "RowTable",
+    "TextPairs",
+    "Texts",
+    "apportion",
+    "decoded_image",
+    "stratified_subset",
+    "take_rows",
+]
 
 Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class _Table:
+class RowTable:
     """What every data set here knows of its rows without decoding one."""
 
     name: str
@@ -41,7 +51,8 @@ class _Table:
     def __len__(self) -> int:
         return len(self.groups)
 
-    def _manifest(self) -> "xxhash.xxh3_128":
+    def manifest(self) -> "xxhash.xxh3_128":
+        """Hash state of what every data set has: ids, labels, attributes, splits, names."""
         state = xxhash.xxh3_128(np.ascontiguousarray(self.groups.labels).tobytes())
         state.update(np.ascontiguousarray(self.groups.attributes).tobytes())
         state.update(np.ascontiguousarray(self.split.astype(np.int8)).tobytes())
@@ -51,7 +62,7 @@ class _Table:
 
 
 @dataclass(frozen=True, eq=False)
-class Texts(_Table):
+class Texts(RowTable):
     """Texts in memory."""
 
     texts: tuple[str, ...]
@@ -60,7 +71,7 @@ class Texts(_Table):
     @cached_property
     def digest(self) -> str:
         """Hash of the manifest, texts included."""
-        state = self._manifest()
+        state = self.manifest()
         state.update("\0".join(self.texts).encode())
         return str(state.hexdigest())
 
@@ -73,7 +84,32 @@ class Texts(_Table):
 
 
 @dataclass(frozen=True, eq=False)
-class ImageFiles(_Table):
+class TextPairs(RowTable):
+    """Pairs of texts in memory; a backbone sees both, in this order, as its tokenizer joins them."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    kind: ItemKind = "text"
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the manifest, texts included."""
+        state = self.manifest()
+        for texts in (self.first, self.second):
+            state.update("\0".join((*texts, "")).encode())
+        return str(state.hexdigest())
+
+    def lengths(self) -> NDArray[Any]:
+        """(n) characters of both texts."""
+        pairs = zip(self.first, self.second, strict=True)
+        return np.fromiter((len(a) + len(b) for a, b in pairs), dtype=np.int64, count=len(self))
+
+    def __getitem__(self, index: int) -> tuple[str, str]:
+        return self.first[index], self.second[index]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles(RowTable):
     """Image files below a folder; `sample_ids` are their paths relative to it."""
 
     root: Path
@@ -82,7 +118,7 @@ class ImageFiles(_Table):
     @cached_property
     def digest(self) -> str:
         """Hash of the manifest; files count by name, not by content."""
-        return str(self._manifest().hexdigest())
+        return str(self.manifest().hexdigest())
 
     def lengths(self) -> None:
         """Images are resized to one size: all cost the same."""
@@ -92,17 +128,22 @@ class ImageFiles(_Table):
         # Checked when opened, links resolved: a name in a table must not lead out of the folder.
         if not path.resolve().is_relative_to(self.root.resolve()):
             raise DataError(f"{self.name}: '{self.sample_ids[index]}' leads out of {self.root}; refused.")
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except FileNotFoundError:
-            raise DataError(f"{self.name}: image {path} does not exist.") from None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{self.name}: image {path} cannot be read: {error}.") from None
+        return decoded_image(path, f"{self.name}: image {path}")
+
+
+def decoded_image(source: Path | BinaryIO, what: str) -> Image.Image:
+    """An image file in RGB; a `DataError` that begins with `what` if it is missing or no whole image."""
+    try:
+        with Image.open(source) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"{what} does not exist.") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{what} cannot be read: {str(error).rstrip('.')}.") from None
 
 
 @dataclass(frozen=True, eq=False)
-class ImagePixels(_Table):
+class ImagePixels(RowTable):
     """Grey images in memory, tinted by their attribute."""
 
     pixels: NDArray[Any]
@@ -112,7 +153,7 @@ class ImagePixels(_Table):
     @cached_property
     def digest(self) -> str:
         """Hash of the manifest, pixels and tints included."""
-        state = self._manifest()
+        state = self.manifest()
         state.update(np.ascontiguousarray(self.pixels).tobytes())
         state.update(str(self.tints).encode())
         return str(state.hexdigest())
@@ -133,6 +174,7 @@ class _Rows:
     parent: GroupedDataset
     rows: NDArray[Any]
     name: str
+    split: NDArray[Any]
 
     @property
     def kind(self) -> ItemKind:
@@ -143,10 +185,6 @@ class _Rows:
         return self.parent.groups.take(self.rows)
 
     @cached_property
-    def split(self) -> NDArray[Any]:
-        return np.asarray(self.parent.split[self.rows])
-
-    @cached_property
     def sample_ids(self) -> tuple[str, ...]:
         return tuple(self.parent.sample_ids[row] for row in self.rows)
 
@@ -154,6 +192,8 @@ class _Rows:
     def digest(self) -> str:
         state = xxhash.xxh3_128(self.parent.digest.encode())
         state.update(np.ascontiguousarray(self.rows, dtype=np.int64).tobytes())
+        if not np.array_equal(self.split, self.parent.split[self.rows]):
+            state.update(np.ascontiguousarray(self.split, dtype=np.int8).tobytes())
         return str(state.hexdigest())
 
     def lengths(self) -> NDArray[Any] | None:
@@ -168,11 +208,19 @@ class _Rows:
 
 
 def take_rows(
-    dataset: GroupedDataset, rows: Sequence[int] | NDArray[Any], *, name: str | None = None
+    dataset: GroupedDataset,
+    rows: Sequence[int] | NDArray[Any],
+    *,
+    name: str | None = None,
+    split: NDArray[Any] | None = None,
 ) -> GroupedDataset:
-    """A data set of the given rows, with the same classes and attributes; its digest depends on the rows."""
+    """A data set of the given rows, with the same classes and attributes, and their own splits unless others are given.
+
+    Its digest depends on the rows, and on the splits where they are others.
+    """
     numbers = np.asarray(rows, dtype=np.int64)
-    return _Rows(dataset, numbers, name or f"{dataset.name}[{numbers.size} rows]")
+    chosen = np.asarray(dataset.split[numbers]) if split is None else split
+    return _Rows(dataset, numbers, name or f"{dataset.name}[{numbers.size} rows]", chosen)
 
 
 def stratified_subset(dataset: GroupedDataset, n: int, *, seed: int) -> GroupedDataset:

@@ -43,6 +43,7 @@ class ExtractConfig:
     out : feature store to write
     data_dir : folder of data sets that live on disk
     columns : column names of `metadata_csv`, ``label=y`` and the like
+    split : rule that splits anew, see `grobust.data.resplit`; None for the splits as they are
     pool : which vector is the feature; None for the backbone's own
     image_size, max_tokens : input size; None for the backbone's own
     limit : keep this many rows, with the group shares of each split; None for all
@@ -58,6 +59,7 @@ class ExtractConfig:
     out: Path
     data_dir: Path | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    split: str | None = None
     pool: str | None = None
     image_size: int | None = None
     max_tokens: int | None = None

@@ -1,5 +1,6 @@
 """`run_extract`: data set and backbone by name, features into a store."""
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -52,7 +53,15 @@ def run_extract(config: ExtractConfig, *, on_progress: Callable[[Progress], None
     )
     pool = None if config.pool is None else _choice(Pool, config.pool, "pool")
     device = torch_device(config.device)
-    dataset = load_dataset(config.dataset, data_dir=config.data_dir, columns=config.columns)
+    started = time.perf_counter()
+
+    def reading(done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(Progress(done, total, done / max(time.perf_counter() - started, 1e-9)))
+
+    dataset = load_dataset(
+        config.dataset, data_dir=config.data_dir, columns=config.columns, split=config.split, on_progress=reading
+    )
     if config.limit is not None:
         dataset = stratified_subset(dataset, config.limit, seed=config.seed)
     backbone = load_backbone(

@@ -14,6 +14,7 @@ from scipy.special import softmax
 
 from grobust.errors import DataError, ShapeError, StoreMismatchError
 from grobust.experiments.config import PredictConfig
+from grobust.experiments.splits import reported
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups, Split
@@ -91,7 +92,8 @@ def run_predict(config: PredictConfig) -> PredictReport:
                 write(lo, logits)
         counts = store.groups.take(store.rows(Split.TRAIN)).counts
     train = counts if counts.any() else None
-    metrics = tuple(group_metrics(row, groups, train_counts=train) for row in predictions) if known else ()
+    by_cell = [group_metrics(row, groups, train_counts=train) for row in predictions] if known else []
+    metrics = reported(by_cell, store.provenance, groups)
     if metrics:
         notes += metrics[0].notes
     return PredictReport(

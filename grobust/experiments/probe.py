@@ -16,7 +16,18 @@ from grobust.balancing import BalanceSummary, balance_summary
 from grobust.errors import DataError
 from grobust.experiments.config import ProbeConfig
 from grobust.experiments.records import LabelLedger, append_records
-from grobust.experiments.splits import Cell, Part, Parts, balanced, best, ledger_of, open_parts, record_of, score_of
+from grobust.experiments.splits import (
+    Cell,
+    Part,
+    Parts,
+    balanced,
+    best,
+    ledger_of,
+    open_parts,
+    record_of,
+    reported,
+    score_of,
+)
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups
@@ -168,7 +179,7 @@ def run_probe(config: ProbeConfig, *, on_progress: Callable[[int, int], None] | 
             progress=on_progress,
         )
         size = len(config.strengths)
-        chosen = _choose(config, [fits[i * size : (i + 1) * size] for i in range(len(weights))], parts)
+        chosen = _choose(config, [fits[i * size : (i + 1) * size] for i in range(len(weights))], parts, provenance)
     runs = tuple(_run(cell, parts.train.groups, chosen[i]) for cell, i in zip(cells, which, strict=True))
     report = ProbeReport(
         config=config,
@@ -220,11 +231,15 @@ class _Chosen:
     test: GroupMetrics
 
 
-def _choose(config: ProbeConfig, fits: list[tuple[ProbeFit, ...]], parts: Parts) -> list[_Chosen]:
+def _choose(
+    config: ProbeConfig, fits: list[tuple[ProbeFit, ...]], parts: Parts, provenance: Provenance
+) -> list[_Chosen]:
     """For every weighting the fit with the largest validation score, the first in declared order on a tie."""
     counts = parts.train.groups.counts
     flat = [fit.probe for own in fits for fit in own]
-    metrics = evaluate_probes(flat, parts.val.features, parts.val.groups, train_counts=counts)
+    metrics = reported(
+        evaluate_probes(flat, parts.val.features, parts.val.groups, train_counts=counts), provenance, parts.val.groups
+    )
     size = len(config.strengths)
     picks, tables, on_val = [], [], []
     for i, own in enumerate(fits):
@@ -239,9 +254,10 @@ def _choose(config: ProbeConfig, fits: list[tuple[ProbeFit, ...]], parts: Parts)
                 for fit, score in zip(own, scores.tolist(), strict=True)
             )
         )
-    test = evaluate_probes(
+    on_test = evaluate_probes(
         [fit.probe for fit in picks], parts.test.features, parts.test.groups, train_counts=counts
     )  # fmt: skip
+    test = reported(on_test, provenance, parts.test.groups)
     return [_Chosen(*each) for each in zip(picks, tables, on_val, test, strict=True)]
 
 

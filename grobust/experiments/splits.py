@@ -1,5 +1,6 @@
 """What experiments on a store's splits have in common: opening and checking them, balancing, choosing, recording."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from grobust.arrays import DeviceName, to_device
 from grobust.balancing import BalancedSample, make_balancer
+from grobust.data.schemes import overlapping_cells
 from grobust.errors import DataError
 from grobust.experiments.config import ProbeConfig, TrajectoryConfig, plain
 from grobust.experiments.environment import library_versions
@@ -15,10 +17,10 @@ from grobust.experiments.records import LabelLedger, Record
 from grobust.features._schema import Provenance
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups, Split
-from grobust.metrics import GroupMetrics
+from grobust.metrics import GroupMetrics, pooled_metrics
 from grobust.settings import BalanceBy, BalanceMethod, SelectBy
 
-__all__ = ["Cell", "Part", "Parts", "balanced", "best", "ledger_of", "open_parts", "record_of", "score_of"]
+__all__ = ["Cell", "Part", "Parts", "balanced", "best", "ledger_of", "open_parts", "record_of", "reported", "score_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,12 @@ def balanced(config: ProbeConfig | TrajectoryConfig, train: Groups) -> tuple[Cel
         for method in config.balance
         for seed in config.seeds
     )
+
+
+def reported(metrics: Sequence[GroupMetrics], provenance: Provenance, groups: Groups) -> tuple[GroupMetrics, ...]:
+    """The metrics on the groups that the data set is reported on: its disjoint cells, or its overlapping groups."""
+    found = overlapping_cells(provenance.dataset, groups.class_names, groups.attribute_names)
+    return tuple(metrics) if found is None else tuple(pooled_metrics(each, *found) for each in metrics)
 
 
 def score_of(select: SelectBy, metrics: GroupMetrics) -> float:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from grobust.arrays import resolve_device
 from grobust.balancing import BalanceSummary, balance_summary
+from grobust.data.schemes import overlapping_cells
+from grobust.errors import ConfigError
 from grobust.experiments.config import TrajectoryConfig
 from grobust.experiments.records import LabelLedger, append_records
 from grobust.experiments.splits import Cell, Parts, balanced, best, ledger_of, open_parts, record_of, score_of
@@ -153,6 +155,11 @@ def run_trajectories(
     device = resolve_device(config.device)
     with FeatureStore(config.store) as store:
         provenance = store.provenance
+        if overlapping_cells(provenance.dataset, store.groups.class_names, store.groups.attribute_names) is not None:
+            raise ConfigError(
+                f"Trajectories are curves of disjoint groups; {provenance.dataset} is reported on overlapping ones.\n"
+                "Leave out --trajectory, or extract the data set with its disjoint groups (civilcomments)."
+            )
         parts = open_parts(store, device)
         cells = balanced(config, parts.train.groups)
         heads = [

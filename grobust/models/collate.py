@@ -34,15 +34,20 @@ class ProcessorCollate:
 
 @dataclass(frozen=True, eq=False)
 class TextCollate:
-    """Strings → token ids and attention mask (b, t), padded to the longest, or to `max_tokens` if `pad_to_max`."""
+    """Strings, or pairs of strings, → token ids and attention mask (b, t).
+
+    Padded to the longest, or to `max_tokens` if `pad_to_max`.
+    """
 
     tokenizer: Any
     max_tokens: int
     pad_to_max: bool = False
 
-    def __call__(self, items: Sequence[str]) -> dict[str, Tensor]:
+    def __call__(self, items: Sequence[str | tuple[str, str]]) -> dict[str, Tensor]:
+        pairs = [item for item in items if not isinstance(item, str)]
+        texts = [list(part) for part in zip(*pairs, strict=True)] if pairs else [list(items)]
         batch = self.tokenizer(
-            list(items),
+            *texts,
             padding="max_length" if self.pad_to_max else "longest",
             truncation=True,
             max_length=self.max_tokens,

@@ -19,6 +19,7 @@ WATERBIRDS = """img_id,img_filename,y,split,place,place_filename
 1,a/1.jpg,0,0,0,x
 2,a/2.jpg,1,1,1,x
 3,b/3.jpg,1,2,0,x
+4,b/4.jpg,0,2,1,x
 """
 
 
@@ -32,11 +33,11 @@ def folder_with(tmp_path: Path, csv: str, images: tuple[str, ...] = ()) -> Path:
 
 
 def test_waterbirds_is_one_instance(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, WATERBIRDS, ("a/1.jpg", "a/2.jpg", "b/3.jpg"))
+    folder = folder_with(tmp_path, WATERBIRDS, ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"))
     data = load_dataset("waterbirds", data_dir=folder)
     assert data.groups.names == ("landbird / land", "landbird / water", "waterbird / land", "waterbird / water")
-    assert data.groups.ids.tolist() == [0, 3, 2]
-    assert data.split.tolist() == [0, 1, 2]
+    assert data.groups.ids.tolist() == [0, 3, 2, 1]
+    assert data.split.tolist() == [0, 1, 2, 2]
     assert (data[1].mode, data[1].size) == ("RGB", (4, 3))
 
 

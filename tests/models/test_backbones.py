@@ -242,3 +242,16 @@ def test_specs_round_trip(source: str, name: str, weights: str | None) -> None:
 def test_bad_specs(text: str) -> None:
     with pytest.raises(BackboneError, match=r"source:name\[@weights\]"):
         parse_spec(text)
+
+
+def test_pairs_of_texts_are_joined_by_the_tokenizer(folder: Path) -> None:
+    backbone = load_backbone(f"transformers:{folder}")
+    pairs = [("a b", "c"), ("d", "a c c")]
+    batch = backbone.collate(pairs)
+    # [CLS] first [SEP] second [SEP], padded; the second text has its own segment.
+    assert batch["input_ids"].tolist() == [[2, 5, 6, 3, 7, 3, 0], [2, 8, 3, 5, 7, 7, 3]]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1]]
+    swapped = backbone.encode(backbone.collate([(b, a) for a, b in pairs]))
+    assert not torch.allclose(backbone.encode(batch), swapped)
+    alone = backbone.encode(backbone.collate(pairs[1:]))
+    torch.testing.assert_close(backbone.encode(batch)[1:], alone, rtol=1e-4, atol=1e-5)
