@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 
 from grobust import __version__
 from grobust.errors import GrobustError
-from grobust_cli import data, demo, extract, finetune, info, predict, probe, recipes, spectrum, sweep
+from grobust_cli import data, demo, extract, finetune, info, predict, probe, recipes, reproduce, spectrum, sweep
 from grobust_cli._output import fail
 
 __all__ = ["app", "main"]
@@ -52,6 +52,7 @@ app.command("probe")(probe.probe)
 app.command("predict")(predict.predict)
 app.command("spectrum")(spectrum.spectrum)
 app.command("sweep")(sweep.sweep)
+app.command("reproduce")(reproduce.reproduce)
 app.command("recipes")(recipes.recipes)
 app.command("info")(info.info)
 app.command("verify")(info.verify)

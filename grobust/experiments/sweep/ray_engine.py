@@ -81,7 +81,7 @@ class RayEngine:
         if room < 1:
             raise DeviceError(
                 f"No machine of the cluster has {cpus} cores{' and a GPU' if gpu else ''} for a step; it has "
-                f"{there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs. Ask for less: --step-cpus, --device cpu."
+                f"{there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs. Ask for less."
             )
         remote = ray.remote(num_cpus=cpus, num_gpus=int(gpu), max_retries=RETRIES)(_execute)
         where = f"a Ray cluster of {there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs"
