@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import xxhash
 
 from grobust.data.catalog import load_dataset
-from grobust.errors import ConfigError, DataError, GrobustError
+from grobust.errors import BackboneError, ConfigError, DataError, GrobustError
 from grobust.experiments.config import ExtractConfig
 from grobust.experiments.sweep.fields import FieldError, converted, nearest
 from grobust.experiments.sweep.grid import RUN, Grid, Point, Section, matches
@@ -223,7 +223,11 @@ class _Planner:
             self._refuse(section, error)
 
     def _refuse(self, section: Section, error: GrobustError) -> NoReturn:
-        field = error.field if isinstance(error, FieldError) else str(error).split(" ", 1)[0].strip("'")
+        backbones = {str(point.values.get("backbone")) for point in section.points}
+        words = str(error).split(" ", 1)[0].strip("'")
+        field = error.field if isinstance(error, FieldError) else words
+        if isinstance(error, BackboneError) or words in backbones:
+            field = "backbone"
         for path in ((field,), ("product", field), ("combine", field)):
             if self.grid.lines.line(section.kind, section.number, *path) != self.grid.lines.line(
                 section.kind, section.number

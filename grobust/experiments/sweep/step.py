@@ -145,7 +145,8 @@ def identity_of(config: Config, *, kind: str | None = None) -> dict[str, Any]:
     content = {name: value for name, value in plain(config).items() if name not in _NOT_CONTENT}
     if isinstance(config, FinetuneConfig):
         recipe = config.recipe(kind)
-        settings = recipe.finetune_settings().identity()
+        # With its method: a ratio that cannot be is found here.
+        settings = config.runs(recipe.finetune_settings())[0].identity()
         for name in ("values", "balance", "seeds"):
             del content[name]
         del settings["balance"], settings["seed"]
