@@ -22,7 +22,18 @@ def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_commands_exist() -> None:
     commands = set(re.findall(r"^grobust (\w+)", README, re.MULTILINE))
-    assert commands == {"extract", "finetune", "probe", "predict", "spectrum", "info", "verify", "data"}
+    assert commands == {
+        "extract",
+        "finetune",
+        "probe",
+        "predict",
+        "spectrum",
+        "info",
+        "verify",
+        "data",
+        "sweep",
+        "reproduce",
+    }
     names = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
     assert commands <= names
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()

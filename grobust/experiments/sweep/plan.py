@@ -1,5 +1,6 @@
 """The plan of a sweep: steps that are done once each, in an order in which they can be done."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,6 +229,9 @@ class _Planner:
         field = error.field if isinstance(error, FieldError) else words
         if isinstance(error, BackboneError) or words in backbones:
             field = "backbone"
+        elif not any(field in point.values for point in section.points):
+            given = [key for point in section.points for key in point.values]
+            field = next((key for key in given if re.search(rf"\b{key}\b", str(error))), field)
         for path in ((field,), ("product", field), ("combine", field)):
             if self.grid.lines.line(section.kind, section.number, *path) != self.grid.lines.line(
                 section.kind, section.number
