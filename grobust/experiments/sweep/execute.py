@@ -1,5 +1,6 @@
 """One step, done in this process."""
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -80,10 +81,10 @@ def execute(task: Task, tell: Tell) -> Outcome:
     """
     started = time.perf_counter()
     folder, step = SweepFolder(task.root), task.step
-    part = folder.of(step) / "records.part"
+    # A name of its own: the process of a sweep that was killed may not have noticed yet.
+    part = folder.of(step) / f"records.{os.getpid()}.part"
     try:
         folder.of(step).mkdir(parents=True, exist_ok=True)
-        # Of a process that was killed; nobody else works here.
         part.unlink(missing_ok=True)
         out = folder.store(step) if step.kind == "extract" else folder.runs(step)
         config = config_of(

@@ -153,12 +153,12 @@ class SweepFolder:
 
     def write_own(self, step: Step, records: Iterable[dict[str, Any]]) -> None:
         """Write the records of a finished step, each with its cell and section."""
-        lines = []
+        lines = {}
         for record in records:
             cell = step.cells[_method(record), _seed(record, step)]
             marked = record | {"cell": cell, "section": step.section}
-            lines.append(json.dumps(marked, allow_nan=False, sort_keys=True) + "\n")
-        write_durably(self.own_records(step), "".join(lines))
+            lines[cell] = json.dumps(marked, allow_nan=False, sort_keys=True) + "\n"
+        write_durably(self.own_records(step), "".join(lines.values()))
 
     def _drop_half_line(self) -> None:
         """Cut off a line without an end: its writer was killed, and holds the lock no more."""

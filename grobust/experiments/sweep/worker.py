@@ -12,8 +12,6 @@ import time
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from grobust.experiments.sweep.execute import Task, execute
-
 __all__ = ["main"]
 
 TELL_EVERY_SECONDS = 0.2
@@ -26,6 +24,9 @@ def main() -> None:
     os.dup2(2, 1)
     tasks: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
+    # After the listener: these load torch for seconds, in which the sweep can be killed too.
+    from grobust.experiments.sweep.execute import Task, execute
+
     _say(answers, {"ready": os.getpid()})
     while True:
         task = Task.from_dict(json.loads(tasks.get()))
