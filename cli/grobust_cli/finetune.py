@@ -151,7 +151,7 @@ def finetune(
     from grobust.finetune.run import leave_processes
 
     config = FinetuneConfig(
-        dataset=dataset, backbone=backbone, out=out, data_dir=data_dir, columns=columns(column or []), pool=pool,
+        dataset=dataset, backbone=backbone, out=out, data_dir=data_dir, columns=columns(column), pool=pool,
         image_size=image_size, max_tokens=max_tokens, limit=limit, limit_seed=limit_seed, balance=methods(balance),
         seeds=ints(seeds, "--seeds"), values=given, overwrite=overwrite, device=torch_device(device),
         records=records or out / "records.jsonl", figures=figures,

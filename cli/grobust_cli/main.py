@@ -22,8 +22,10 @@ from grobust_cli import (
     probe,
     recipes,
     report,
+    reproduce,
     select,
     spectrum,
+    sweep,
     table,
 )
 from grobust_cli._output import fail
@@ -74,6 +76,8 @@ app.command("spectrum")(spectrum.spectrum)
 app.command("select")(select.select)
 app.command("compare")(compare.compare)
 app.command("diagnose")(diagnose.diagnose)
+app.command("sweep")(sweep.sweep)
+app.command("reproduce")(reproduce.reproduce)
 app.command("recipes")(recipes.recipes)
 app.command("table")(table.table)
 app.command("plot")(plot.plot)

@@ -1,5 +1,6 @@
 """`run_extract`: data set and backbone by name, features into a store."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from grobust.features.extract import ExtractResult, ExtractSettings, OnError, Pr
 from grobust.models.backbone import Pool
 from grobust.models.backbones import load_backbone
 
-__all__ = ["ExtractReport", "run_extract", "torch_device"]
+__all__ = ["ExtractReport", "run_extract", "torch_device", "visible_gpus"]
 
 Choice = TypeVar("Choice", Precision, OnError, Pool)
 
@@ -93,6 +94,13 @@ def torch_device(name: str) -> str:
     if name == "cuda" and not available:
         raise DeviceError("Device 'cuda' was asked for, but torch sees no GPU. Use --device cpu.")
     return "cuda" if available and name != "cpu" else "cpu"
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that torch sees, as CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return tuple(named[:count]) if named else tuple(map(str, range(count)))
 
 
 def _choice(kind: type[Choice], value: str, name: str) -> Choice:

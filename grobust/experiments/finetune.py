@@ -20,7 +20,6 @@ from grobust.experiments.records import LabelLedger, Record, append_records, rea
 from grobust.experiments.splits import require_disjoint
 from grobust.features._schema import Provenance
 from grobust.finetune.launch import is_main_process, launched
-from grobust.finetune.recipes import Recipe, recipe_for
 from grobust.finetune.run import FinetuneProgress, FinetuneResult, finetune, run_digest, run_name
 from grobust.finetune.settings import FinetuneSettings
 from grobust.models.backbone import Backbone, Pool
@@ -119,7 +118,7 @@ def run_finetune(
     require_disjoint(dataset.name, dataset.groups, "Curves of finetuning")
     if config.limit is not None:
         dataset = stratified_subset(dataset, config.limit, seed=config.limit_seed)
-    recipe = _recipe(config, dataset)
+    recipe = config.recipe(dataset.kind)
     base = recipe.finetune_settings()
     backbone = load_backbone(
         recipe.backbone or config.backbone, pool=pool, device=device, **_inputs(config, recipe.load_arguments())
@@ -156,13 +155,6 @@ def run_finetune(
     return replace(report, figures=tuple(map(str, files)))
 
 
-def _recipe(config: FinetuneConfig, dataset: GroupedDataset) -> Recipe:
-    """The recipe of the data set and the backbone with what the config gives."""
-    given = {"image_size": config.image_size, "max_tokens": config.max_tokens}
-    values = config.values | {name: value for name, value in given.items() if value is not None}
-    return recipe_for(config.dataset, config.backbone, kind=dataset.kind).with_values(values)
-
-
 def _inputs(config: FinetuneConfig, of_recipe: dict[str, Any]) -> dict[str, Any]:
     """Input size of the backbone: as given, or the recipe's; but a finetuned network goes on with its own."""
     given = {"image_size": config.image_size, "max_tokens": config.max_tokens}
@@ -180,7 +172,7 @@ def _train(
     on_progress: Callable[[FinetuneProgress], None] | None,
 ) -> FinetuneRun:
     result = finetune(dataset, backbone, settings, out=path, overwrite=config.overwrite, on_progress=on_progress)
-    run = _run(settings, path, _results(result), reused=result.reused)
+    run = _run(settings, path, _results(result) | {"parameters": _parameters(dataset, backbone)}, reused=result.reused)
     if config.records is not None and is_main_process():
         own = replace(config, balance=(run.method,), seeds=(run.seed,))
         record = Record(
@@ -229,6 +221,12 @@ def _results(result: FinetuneResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "notes": list(result.notes),
     }
+
+
+def _parameters(dataset: GroupedDataset, backbone: Backbone) -> int:
+    """Of the network with its head: the number that a scaling study goes by."""
+    body = sum(parameter.numel() for parameter in backbone.network.parameters())
+    return body + dataset.groups.n_classes * (backbone.dim + 1)
 
 
 def _provenance(dataset: GroupedDataset, backbone: Backbone, settings: FinetuneSettings) -> Provenance:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from grobust.errors import ConfigError
+from grobust.finetune.recipes import Recipe, recipe_for
 from grobust.finetune.settings import FinetuneSettings
 from grobust.settings import BalanceMethod
 
@@ -65,6 +66,18 @@ class FinetuneConfig:
                 raise ConfigError(f"'{name}' is no setting of every run; give methods and seeds.")
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"{self.out} is a file; give a folder.")
+
+    def recipe(self, kind: str | None) -> Recipe:
+        """The recipe of the data set, whose items are of `kind`, and the backbone with what the config gives.
+
+        Raises
+        ------
+        ConfigError
+            If there is none, a name is unknown, or a value is of the wrong type.
+        """
+        given = {"image_size": self.image_size, "max_tokens": self.max_tokens}
+        values = self.values | {name: value for name, value in given.items() if value is not None}
+        return recipe_for(self.dataset, self.backbone, kind=kind).with_values(values)
 
     def runs(self, settings: FinetuneSettings) -> tuple[FinetuneSettings, ...]:
         """Settings of every run, in the order of methods and seeds."""

@@ -1,0 +1,109 @@
+"""Sweeps that are killed, that fail, and that several processes run at once: real processes, a tiny grid."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sweeps import CELLS, contents, start, write_grid
+
+from grobust.experiments.sweep.config import SweepConfig
+from grobust.experiments.sweep.run import run_sweep
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The grid run through, and how long that takes."""
+    folder = tmp_path_factory.mktemp("straight")
+    started = time.monotonic()
+    process = start(write_grid(folder), folder / "out")
+    _, said = process.communicate(timeout=900)
+    assert process.returncode == 0, said.decode()
+    return folder / "out" / "records.jsonl", time.monotonic() - started
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_twenty_moments_it_ends_in_the_same_records(
+    straight: tuple[Path, float], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    expected, seconds = straight
+    grid, out = write_grid(tmp_path), tmp_path / "out"
+    killed = 0
+    moments = []
+    while killed < KILLS:
+        process = start(grid, out)
+        # A sweep that is nearly done has less to be killed in; most kills must still meet work.
+        wait = float(rng.uniform(0.0, seconds))
+        try:
+            process.wait(wait)
+            if killed >= KILLS // 2:
+                break
+            # Done before its time: begin the next one from nothing.
+            out = tmp_path / f"out-{killed}-{len(moments)}"
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+            moments.append(wait)
+        finally:
+            assert process.stderr is not None
+            process.stderr.close()
+    assert killed >= KILLS // 2
+    last = start(grid, out)
+    _, said = last.communicate(timeout=900)
+    assert last.returncode == 0, said.decode()
+    found, wanted = contents(out / "records.jsonl"), contents(expected)
+    assert len(wanted) == CELLS
+    assert found == wanted
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_share_the_work(straight: tuple[Path, float], tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path), tmp_path / "out"
+    both = [start(grid, out) for _ in range(2)]
+    for process in both:
+        _, said = process.communicate(timeout=900)
+        assert process.returncode == 0, said.decode()
+    assert contents(out / "records.jsonl") == contents(straight[0])
+
+
+def test_a_failure_is_recorded_and_tried_again(tmp_path: Path) -> None:
+    text = """
+    [[finetune]]
+    name = "bad"
+    dataset = "digits:celeba"
+    backbone = "timm:no_such_network@random"
+    limit = 120
+    [[extract]]
+    name = "features"
+    backbone = "finetune:bad"
+    [[extract]]
+    name = "good"
+    dataset = "digits:celeba"
+    backbone = "timm:test_resnet@random"
+    image_size = 32
+    limit = 120
+    [[probe]]
+    store = "good"
+    seeds = [1]
+    [[spectrum]]
+    store = "features"
+    balance = "run"
+    """
+    config = SweepConfig(str(write_grid(tmp_path, text)), out=tmp_path / "out")
+    for attempt in (1, 2):
+        report = run_sweep(config)
+        ((step, failure),) = report.failures
+        assert (step.section, failure.attempts) == ("bad", attempt)
+        assert "no_such_network" in failure.message
+        assert failure.traceback == ""
+        assert {s.section for s in report.blocked} == {"features", "spectrum-1"}
+        assert report.after.recorded == 1
+    kept = json.loads((tmp_path / "out" / "steps" / f"finetune-{step.key[:16]}" / "failed.json").read_text())
+    assert kept["error"] == "BackboneError"
