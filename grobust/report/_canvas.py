@@ -111,10 +111,13 @@ def panels(n: int) -> tuple[Figure, list[Axes]]:
 def draw_band(
     ax: Axes, x: Sequence[float], values: Sequence[Sequence[float]], *, style: dict[str, Any], label: str
 ) -> None:
-    """A line through the means of `values` at each x, and a band of one population standard deviation around it."""
+    """A line through the means of `values` at each x, and a band of one population standard deviation around it.
+
+    What is drawn so (accuracies, ratios) is not negative, and neither is the band.
+    """
     mean, sd = np.array([np.mean(v) for v in values]), np.array([np.std(v) for v in values])
     ax.plot(x, mean, label=label, ms=4, markevery=max(1, len(mean) // MARKERS_PER_LINE), **style)
-    ax.fill_between(x, mean - sd, mean + sd, color=style["color"], alpha=0.2, lw=0)
+    ax.fill_between(x, np.maximum(mean - sd, 0), mean + sd, color=style["color"], alpha=0.2, lw=0)
 
 
 def plain(text: str) -> str:
