@@ -33,34 +33,27 @@ def test_killed_at_twenty_moments_it_ends_in_the_same_records(
     straight: tuple[Path, float], tmp_path: Path, rng: np.random.Generator
 ) -> None:
     expected, seconds = straight
-    grid, out = write_grid(tmp_path), tmp_path / "out"
-    killed = 0
-    moments = []
+    wanted = contents(expected)
+    assert len(wanted) == CELLS
+    grid, folders, killed = write_grid(tmp_path), 1, 0
     while killed < KILLS:
+        out = tmp_path / f"out-{folders}"
         process = start(grid, out)
-        # A sweep that is nearly done has less to be killed in; most kills must still meet work.
-        wait = float(rng.uniform(0.0, seconds))
         try:
-            process.wait(wait)
-            if killed >= KILLS // 2:
-                break
-            # Done before its time: begin the next one from nothing.
-            out = tmp_path / f"out-{killed}-{len(moments)}"
+            process.communicate(timeout=float(rng.uniform(0.0, seconds)))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.communicate()
             killed += 1
-            moments.append(wait)
-        finally:
-            assert process.stderr is not None
-            process.stderr.close()
-    assert killed >= KILLS // 2
-    last = start(grid, out)
+        else:
+            # Done before its time, after however many kills: the next one begins from nothing.
+            assert process.returncode == 0
+            assert contents(out / "records.jsonl") == wanted
+            folders += 1
+    last = start(grid, tmp_path / f"out-{folders}")
     _, said = last.communicate(timeout=900)
     assert last.returncode == 0, said.decode()
-    found, wanted = contents(out / "records.jsonl"), contents(expected)
-    assert len(wanted) == CELLS
-    assert found == wanted
+    assert contents(tmp_path / f"out-{folders}" / "records.jsonl") == wanted
 
 
 @pytest.mark.timeout(900)
