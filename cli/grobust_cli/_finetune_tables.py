@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from grobust.settings import BalanceMethod, Match
 from grobust_cli._collapse_tables import show_collapse
-from grobust_cli._output import note, number, percent, show_table
+from grobust_cli._output import note, number, percent, show_table, span
 
 if TYPE_CHECKING:
     from grobust.experiments.finetune import FinetuneReport, FinetuneRun
@@ -65,8 +65,8 @@ def _method_row(runs: "tuple[FinetuneRun, ...]", split: str) -> list[str]:
     return [
         str(runs[0].method),
         str(len(runs)),
-        _range([c["steps"][-1] for c in curves]),
-        _range([c["rows"][-1] for c in curves]),
+        span([c["steps"][-1] for c in curves]),
+        span([c["rows"][-1] for c in curves]),
         number(fmean(c["loss"][-1] for c in curves)),
         percent(fmean(c["train"]["average"][-1] for c in curves)),
         ", ".join("–" if epoch is None else str(epoch) for epoch in interpolation),
@@ -104,7 +104,3 @@ def _interval(group: dict[str, Any]) -> str:
 def _mean(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     return percent(fmean(known) if len(known) == len(values) else None)
-
-
-def _range(values: list[int]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} … {max(values)}"

@@ -22,6 +22,7 @@ __all__ = [
     "show_json",
     "show_table",
     "show_text",
+    "span",
     "with_interval",
 ]
 
@@ -92,6 +93,11 @@ def interval(low: float, high: float) -> str:
 def with_interval(value: float, low: float, high: float) -> str:
     """A value in percent with its interval, if it has one."""
     return percent(value) if math.isnan(low) else f"{percent(value)} {interval(low, high)}"
+
+
+def span(values: Sequence[int]) -> str:
+    """One number where all are equal, else the least and the largest."""
+    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} … {max(values)}"
 
 
 def number(value: float | None) -> str:

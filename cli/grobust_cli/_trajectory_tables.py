@@ -4,7 +4,7 @@ from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
 from grobust.settings import BalanceMethod, Match
-from grobust_cli._output import note, number, percent, show_table
+from grobust_cli._output import note, number, percent, show_table, span
 from grobust_cli._probe_tables import with_interval
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def _row(runs: "tuple[TrajectoryRun, ...]") -> list[str]:
     return [
         str(runs[0].method),
         str(len(runs)),
-        _range([int(run.steps[-1]) for run in runs]),
-        _range([int(run.rows[-1]) for run in runs]),
+        span([int(run.steps[-1]) for run in runs]),
+        span([int(run.rows[-1]) for run in runs]),
         number(fmean(float(run.loss[-1]) for run in runs)),
         ", ".join(epochs) or "–",
         percent(fmean(float(run.wga("test")[0]) for run in runs)),
@@ -57,7 +57,3 @@ def _row(runs: "tuple[TrajectoryRun, ...]") -> list[str]:
         "/".join(sorted({str(run.last.wga.n) for run in runs})),
         percent(fmean(run.last.average.value for run in runs)),
     ]
-
-
-def _range(values: list[int]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} … {max(values)}"

@@ -21,7 +21,6 @@ from grobust.experiments.splits import (
     Part,
     Parts,
     balanced,
-    best,
     ledger_of,
     needs_proxy,
     notes_of,
@@ -39,7 +38,7 @@ from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import FitStatus, Head, ProbeFit, evaluate_probes, fit_probes, largest_l1
 from grobust.report.figures import plot_wga_by_method
 from grobust.report.views import method_result
-from grobust.selection import BiasProxy, ValidationArrays
+from grobust.selection import BiasProxy, ValidationArrays, best
 from grobust.settings import LBFGS, BalanceMethod, Penalty
 
 __all__ = ["Candidate", "ProbeReport", "ProbeRun", "run_probe"]

@@ -27,7 +27,6 @@ __all__ = [
     "Part",
     "Parts",
     "balanced",
-    "best",
     "ledger_of",
     "needs_proxy",
     "notes_of",
@@ -159,11 +158,6 @@ def scores_of(
         return np.full(correct.shape[:-1], np.nan), {}
     everything = {str(name): found for name, found in validation.all_scores(correct).items()}
     return validation.scores(select, correct), everything
-
-
-def best(scores: NDArray[Any]) -> int:
-    """Index of the largest score; on a tie the first, and NaN is never it unless all are."""
-    return int(np.argmax(np.where(np.isnan(scores), -np.inf, scores)))
 
 
 def ledger_of(config: ProbeConfig | TrajectoryConfig, *, selects: bool) -> LabelLedger:

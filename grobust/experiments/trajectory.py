@@ -20,7 +20,6 @@ from grobust.experiments.splits import (
     Cell,
     Parts,
     balanced,
-    best,
     ledger_of,
     needs_proxy,
     notes_of,
@@ -37,7 +36,7 @@ from grobust.heads import HeadInfo, Heads, save_heads
 from grobust.metrics import GroupMetrics, metrics_of_counts
 from grobust.probe import TrainHead, Trajectories, train_heads
 from grobust.report.curves import TrajectoryPoint, plot_trajectories
-from grobust.selection import ValidationArrays, fit_bias_proxy
+from grobust.selection import ValidationArrays, best, fit_bias_proxy
 from grobust.settings import BalanceMethod, Match
 
 __all__ = ["TrajectoryReport", "TrajectoryRun", "run_trajectories"]

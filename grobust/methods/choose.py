@@ -11,10 +11,10 @@ from grobust.groups import Groups
 from grobust.methods.method import Features, Labels, Tried
 from grobust.metrics import GroupMetrics
 from grobust.probe import Head, Probe, ProbeFit, evaluate_probes, fit_probe
-from grobust.selection import cell_scores
+from grobust.selection import best, cell_scores
 from grobust.settings import SelectBy
 
-__all__ = ["best", "check_selection", "choose", "erm_head", "heads_of", "labels_of", "score_of", "unfinished"]
+__all__ = ["check_selection", "choose", "erm_head", "heads_of", "labels_of", "score_of", "unfinished"]
 
 
 def score_of(select: SelectBy, metrics: GroupMetrics) -> float:
@@ -32,11 +32,6 @@ def score_of(select: SelectBy, metrics: GroupMetrics) -> float:
             + "."
         )
     return float(cell_scores(metrics.correct, metrics.counts, len(metrics.class_names), select))
-
-
-def best(scores: NDArray[Any]) -> int:
-    """Index of the largest score; on a tie the first, and NaN is never it unless all are."""
-    return int(np.argmax(np.where(np.isnan(scores), -np.inf, scores)))
 
 
 def labels_of(select: SelectBy) -> Labels:

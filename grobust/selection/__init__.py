@@ -23,7 +23,7 @@ candidate in declared order wins.
 """
 
 from grobust.selection._proxy import BiasProxy, ProxyReading, fit_bias_proxy
-from grobust.selection._scores import cell_scores
+from grobust.selection._scores import best, cell_scores
 from grobust.selection._selector import Choice, Selector, choose
 from grobust.selection._validation import ValidationArrays
 
@@ -33,6 +33,7 @@ __all__ = [
     "ProxyReading",
     "Selector",
     "ValidationArrays",
+    "best",
     "cell_scores",
     "choose",
     "fit_bias_proxy",

@@ -8,7 +8,12 @@ from numpy.typing import NDArray
 
 from grobust.settings import SelectBy
 
-__all__ = ["cell_scores"]
+__all__ = ["best", "cell_scores"]
+
+
+def best(scores: NDArray[Any]) -> int:
+    """Index of the largest score; on a tie the first, and NaN is never it unless all are."""
+    return int(np.argmax(np.where(np.isnan(scores), -np.inf, scores)))
 
 
 def cell_scores(
