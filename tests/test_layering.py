@@ -22,6 +22,7 @@ ROWS = (
     ("heads",),
     ("data", "models"),
     ("features._batches", "features.extract", "importing"),
+    ("features.parallel",),
     ("finetune",),
     ("report",),
     ("experiments",),
@@ -48,7 +49,7 @@ DOORS = {
     "matplotlib": {"report"},
     "jinja2": {"report.page"},
     "markupsafe": {"report.page"},
-    "ray": {"experiments.sweep.ray_engine"},
+    "ray": {"experiments.sweep.ray_engine", "features.parallel.ray_crew"},
     "pyarrow": {"data.arrow_files"},
 }
 FILES = sorted((ROOT / "grobust").rglob("*.py"))
