@@ -161,6 +161,10 @@ class Crew(Protocol):
         """Do all parts, in any order and by anyone; returns notes. Raises what a single process would."""
         ...
 
+    def close(self) -> None:
+        """Let go of what was reserved for the work."""
+        ...
+
 
 def provenance_of(dataset: GroupedDataset, backbone: Backbone, settings: ExtractSettings) -> Provenance:
     """All that decides the features, known before the network runs."""
@@ -222,6 +226,7 @@ def extract_features(
     if target.is_file() and not overwrite:
         with FeatureStore(target, expect=provenance_of(dataset, backbone, settings)) as store:
             return ExtractResult(target, store.n, 0, 0, store.skipped, time.perf_counter() - started, 0.0, True, ())
+
     def tell(done: int) -> None:
         if on_progress is not None:
             seconds = max(time.perf_counter() - started, 1e-9)

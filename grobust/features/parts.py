@@ -243,8 +243,8 @@ class PartsWriter:
         """Check that the folder is there and is of the same plan, the same versions of libraries included."""
         if not (self.folder / "plan.json").is_file():
             raise StoreError(
-                f"{self.folder} is not to be seen by a process that is to write parts into it. Give --out a folder that "
-                "all machines see under the same path."
+                f"{self.folder} is not to be seen by a process that is to write parts into it. Give --out a folder "
+                "that all machines see under the same path."
             )
         self._check_plan()
 

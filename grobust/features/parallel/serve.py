@@ -4,9 +4,8 @@ import json
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ class Share:
         """
         plan = plan_of(self.dataset, self.backbone, self.settings)
         reporter = Reporter(PartsWriter(self.path, plan, lead=False), tell)
-        self.backbone.network.to(self.device).eval()
+        self.backbone.network.to(self.device)
         return PartsRun(self.dataset, self.backbone, self.settings, reporter, threading.Event()), reporter
 
 
@@ -66,33 +65,40 @@ class Reporter:
 
     def __init__(self, writer: PartsWriter, tell: Tell) -> None:
         self._writer, self._tell = writer, tell
-        self._open: deque[_Open] = deque()
+        self._open: list[_Open] = []
+        # Rows may be written by another thread than the one that skips some.
+        self._lock = threading.Lock()
 
     def begin(self, number: int, part: Part) -> None:
-        """A part is taken up; they end in the same order."""
-        self._open.append(_Open(number, sum(batch.size for batch in part)))
+        """A part is taken up."""
+        with self._lock:
+            self._open.append(_Open(number, set(np.concatenate(part).tolist()), []))
 
     def write(self, rows: NDArray[Any], features: NDArray[Any]) -> None:
         """See `PartsWriter.write`."""
         self._writer.write(rows, features)
-        self._count(rows.size)
+        self._count(rows.tolist())
 
     def skip(self, row: int, reason: str) -> None:
-        """Rows are skipped for good by the process that holds the lock."""
-        self._open[0].skipped.append((row, reason))
-        self._count(1)
+        """Told with the part; the process that holds the lock skips it."""
+        self._count([row], reason)
 
-    def _count(self, rows: int) -> None:
-        self._open[0].left -= rows
-        if self._open[0].left == 0:
-            done = self._open.popleft()
-            self._tell({"done": done.number, "skipped": done.skipped})
+    def _count(self, rows: list[int], skipped: str | None = None) -> None:
+        with self._lock:
+            of = next(part for part in self._open if rows[0] in part.left)
+            of.left.difference_update(rows)
+            if skipped is not None:
+                of.skipped.append((rows[0], skipped))
+            if not of.left:
+                self._open.remove(of)
+                self._tell({"done": of.number, "skipped": of.skipped})
 
 
+@dataclass
 class _Open:
-    def __init__(self, number: int, left: int) -> None:
-        self.number, self.left = number, left
-        self.skipped: list[tuple[int, str]] = []
+    number: int
+    left: set[int]
+    skipped: list[tuple[int, str]]
 
 
 def serve(share: Share, inbox: "queue.SimpleQueue[bytes]", tell: Tell) -> None:
