@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from grobust.errors import WorkerError
 from grobust.features.extract import Part
 
-__all__ = ["ATTEMPTS", "Dispatch", "in_pieces", "rows_of"]
+__all__ = ["ATTEMPTS", "Dispatch", "ended_often", "in_pieces", "rows_of"]
 
 # A part that has ended so many workers will end the next one too.
 ATTEMPTS = 3
@@ -71,9 +71,17 @@ class Dispatch:
             piece = self._pieces[number]
             piece.lost += 1
             if piece.lost >= ATTEMPTS:
-                rows = rows_of(piece.part)
-                raise WorkerError(f"{ATTEMPTS} workers have ended at the same {rows.size} rows, from row {rows[0]} on.")
+                raise ended_often(piece.part)
         return len(held)
+
+
+def ended_often(part: Part) -> WorkerError:
+    """The error of a part that has ended too many workers."""
+    rows = rows_of(part)
+    return WorkerError(
+        f"{ATTEMPTS} workers have ended at the same {rows.size} rows, from row {rows[0]} on: they may take more memory "
+        "than there is (a smaller --batch-size helps), or an input of theirs breaks a library."
+    )
 
 
 def in_pieces(parts: Sequence[Part], workers: int) -> list[Part]:

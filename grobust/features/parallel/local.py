@@ -230,8 +230,9 @@ class _Run:
 def told_error(said: Mapping[str, Any]) -> GrobustError:
     """The error that a worker told of, as it would be here."""
     kind = getattr(errors, str(said["error"]), None)
-    known = isinstance(kind, type) and issubclass(kind, GrobustError)
-    error: GrobustError = (kind if known else GrobustError)(said["message"])
+    if not (isinstance(kind, type) and issubclass(kind, GrobustError)):
+        kind = GrobustError
+    error = kind(said["message"])
     for text in said["notes"]:
         error.add_note(text)
     return error

@@ -4,9 +4,11 @@ All machines must see the folder of the store under the same path. Data set and 
 of the network need not be there; images are read where the data set says, from a shared or a cloud folder.
 """
 
+import contextlib
 import json
 import logging
 import queue
+import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +17,11 @@ from typing import Any
 
 from grobust.errors import DeviceError, GrobustError, WorkerError
 from grobust.features.extract import Job, Part
-from grobust.features.parallel.dispatch import ATTEMPTS, in_pieces, rows_of
+from grobust.features.parallel.dispatch import ATTEMPTS, ended_often, in_pieces, rows_of
 from grobust.features.parallel.local import told_error
 from grobust.features.parallel.serve import Share, as_line, error_report, part_of
+from grobust.features.parts import TEMPORARY
+from grobust.features.store import parts_folder
 from grobust.ray_cluster import RayCluster, join_cluster
 
 __all__ = ["RayCrew"]
@@ -84,7 +88,7 @@ class RayCrew:
         Raises
         ------
         WorkerError
-            If actors cannot be started, or several have ended at the same part.
+            If actors cannot be started, or have ended several times at the same part.
         """
         if not job.parts:
             return ()
@@ -117,8 +121,7 @@ class RayCrew:
         lines = [{"part": as_line(number, part).decode()} for number, part in enumerate(parts)]
         told = ray.data.from_items(lines, override_num_blocks=len(lines)).map_batches(
             _Actor, batch_size=1, batch_format="numpy", compute=ray.data.ActorPoolStrategy(size=self.actors),
-            num_cpus=self.cpus, num_gpus=int(self.gpu), max_restarts=-1, max_task_retries=ATTEMPTS - 1,
-            fn_constructor_args=([share],),
+            num_cpus=self.cpus, num_gpus=int(self.gpu), fn_constructor_args=([share], secrets.token_hex(4)),
         )  # fmt: skip
         with _quiet(ray.data.DataContext.get_current()):
             for row in told.iter_rows():
@@ -169,21 +172,23 @@ class _Said:
             return error
         done, n = int(self._job.writer.done.sum()), self._job.writer.done.size
         return WorkerError(
-            f"Actors have ended {ATTEMPTS} times at the same part, or could not be started. {done} of {n} rows are "
-            f"kept in {self._job.writer.folder}; the same command continues from there.\n"
-            f"Ray says: {str(error).strip()[-LARGEST_LOG:]}"
+            f"The cluster has given up. {done} of {n} rows are kept in {self._job.writer.folder}; the same command "
+            f"continues from there.\nRay says: {str(error).strip()[-LARGEST_LOG:]}"
         )
 
 
 class _Actor:
     """A network on a machine of the cluster."""
 
-    def __init__(self, share: list[Any]) -> None:
+    def __init__(self, share: list[Any], run: str) -> None:
         import ray
 
         self._said: list[Mapping[str, Any]] = []
+        self._name = run
         try:
-            self._run, self._reporter = ray.get(share[0]).begin(self._said.append)
+            given: Share = ray.get(share[0])
+            self._folder = parts_folder(given.path)
+            self._run, self._reporter = given.begin(self._said.append)
         except GrobustError as error:
             self._said.append(error_report(error))
 
@@ -195,6 +200,7 @@ class _Actor:
                 if self._said:
                     break
                 number, part = part_of(line)
+                self._attempt(number, part)
                 self._reporter.begin(number, part)
                 for _ in self._run.batches([part]):
                     pass
@@ -206,6 +212,14 @@ class _Actor:
         if not any("error" in content for content in self._said):
             self._said.clear()
         return {"said": [said]}
+
+    def _attempt(self, number: int, part: Part) -> None:
+        """Ray begins a part again for ever; a file for each time says when it is enough."""
+        for attempt in range(ATTEMPTS):
+            with contextlib.suppress(FileExistsError):
+                (self._folder / f"begun-{self._name}-{number}-{attempt}{TEMPORARY}").touch(exist_ok=False)
+                return
+        raise ended_often(part)
 
 
 @contextmanager
