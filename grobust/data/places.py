@@ -66,7 +66,9 @@ class CloudPath:
         return self
 
     def is_file(self) -> bool:
-        """Whether there is such a file."""
+        """Whether there is such a file; a web server does not say, so there a file is what has an ending."""
+        if self.protocol.startswith("http") and not self.suffix:
+            return False
         with _cloud_errors(self) as files:
             return bool(files.isfile(self._full))
 
@@ -131,12 +133,12 @@ def place_of(where: PathLike | CloudPath) -> Place:
     """
     if isinstance(where, CloudPath):
         return where
+    if "::" in str(where) and ":/" in str(where) and not Path(where).exists():
+        raise DataError(f"{where}: chained addresses are not read; give one such as s3://bucket/folder.")
     address = _ADDRESS.fullmatch(str(where))
     if address is None or Path(where).exists():
         return Path(where)
     protocol, path = address["protocol"].lower(), address["path"].rstrip("/")
-    if "::" in str(where):
-        raise DataError(f"{where}: chained addresses are not read; give one such as s3://bucket/folder.")
     if protocol in _LOCAL:
         return Path(f"/{path.lstrip('/')}")
     try:
