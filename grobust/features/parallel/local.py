@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grobust import errors
+from grobust.child_processes import child_environment, how_it_ended
 from grobust.errors import ConfigError, GrobustError, WorkerError
 from grobust.features.extract import Job
 from grobust.features.parallel.dispatch import Dispatch, in_pieces, rows_of
@@ -27,8 +28,6 @@ CPU = "cpu"
 # How often Ctrl-C and the health of the processes are looked at.
 NEWS_SECONDS = 0.2
 LAST_LINES = 15
-# Those of OpenMP (torch among them), OpenBLAS, MKL and numba.
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class _Run:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "grobust.features.parallel.worker"],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream,
-                    env=_environment(device, len(self.devices)),
+                    env=child_environment(len(self.devices), gpus="" if device == CPU else device),
                     # Ctrl-C reaches this process alone, which ends the others.
                     start_new_session=True,
                 )  # fmt: skip
@@ -202,7 +201,7 @@ class _Run:
             return
         self.workers.remove(worker)
         self.done += worker.finished
-        how = _ended(worker.end())
+        how = how_it_ended(worker.end())
         last = "\n".join(worker.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
         try:
             parts = self.dispatch.lose(worker)
@@ -240,19 +239,3 @@ def told_error(said: Mapping[str, Any]) -> GrobustError:
 
 def _name(worker: _Worker) -> str:
     return f"process {worker.number} ({'cpu' if worker.device == CPU else f'GPU {worker.device}'})"
-
-
-def _ended(code: int) -> str:
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
-
-
-def _environment(device: str, processes: int) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
-    environment["CUDA_VISIBLE_DEVICES"] = "" if device == CPU else device
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for name in THREADS:
-        environment.setdefault(name, str(max(cores // processes, 1)))
-    return environment

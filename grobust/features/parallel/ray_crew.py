@@ -28,6 +28,12 @@ __all__ = ["RayCrew"]
 
 NEWS_SECONDS = 0.2
 LARGEST_LOG = 2000
+RAY_DATA = {
+    "enable_progress_bars": False,
+    "print_on_execution_start": False,
+    # A machine may go while the network is being loaded there.
+    "max_consecutive_actor_init_deaths": ATTEMPTS,
+}
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class RayCrew:
             _Actor, batch_size=1, batch_format="numpy", compute=ray.data.ActorPoolStrategy(size=self.actors),
             num_cpus=self.cpus, num_gpus=int(self.gpu), fn_constructor_args=([share], secrets.token_hex(4)),
         )  # fmt: skip
-        with _quiet(ray.data.DataContext.get_current()):
+        with _settings(ray.data.DataContext.get_current()):
             for row in told.iter_rows():
                 yield row["said"]
 
@@ -223,15 +229,14 @@ class _Actor:
 
 
 @contextmanager
-def _quiet(context: Any) -> Iterator[None]:
-    """No bars and no reports of Ray Data's own."""
+def _settings(context: Any) -> Iterator[None]:
+    """Ray Data with our settings, as far as its version has them, and without reports of its own."""
     logger = logging.getLogger("ray.data")
-    names = ("enable_progress_bars", "print_on_execution_start")
-    before = {name: getattr(context, name) for name in names if hasattr(context, name)}
+    before = {name: getattr(context, name) for name in RAY_DATA if hasattr(context, name)}
     level = logger.level
     for name in before:
-        setattr(context, name, False)
-    logger.setLevel(logging.ERROR)
+        setattr(context, name, RAY_DATA[name])
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
