@@ -101,7 +101,7 @@ def test_addresses_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(DataError, match="chained"):
         place_of("simplecache::memory://bucket/x")
     with pytest.raises(DataError, match="names no folder"):
-        place_of("memory://")
+        place_of("http://")
     for name in ("arrow", "webdataset"):
         with pytest.raises(DataError, match=f"'{name}' is read from a local folder only"):
             load_dataset(name, data_dir="memory://box/set")

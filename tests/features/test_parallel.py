@@ -256,3 +256,16 @@ def test_wrong_options_are_one_message(more: list[str], said: str, tmp_path: Pat
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.gpu
+def test_processes_on_one_gpu_write_the_bytes_of_one(tmp_path: Path) -> None:
+    command = ["extract", "--dataset", "digits", "--limit", "400", "--backbone", "packaged:efficientnet_lite0",
+               "--image-size", "64", "--batch-size", "16"]  # fmt: skip
+    for name, more in (("one", ["--device", "cuda"]), ("two", ["--devices", "0,0"])):
+        result = CliRunner().invoke(app, [*command, *more, "--out", str(tmp_path / f"{name}.h5")])
+        assert result.exit_code == 0, result.output
+    one, two = FeatureStore(tmp_path / "one.h5"), FeatureStore(tmp_path / "two.h5")
+    assert one.sample_ids == two.sample_ids
+    # A library may choose another kernel in another process; the same one gives the same bytes.
+    np.testing.assert_allclose(two.read(), one.read(), atol=2e-2 * float(np.abs(one.read()).max()))
