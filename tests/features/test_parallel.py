@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from grobust.errors import ConfigError, DataError, DeviceError, StoreError, WorkerError
+from grobust.errors import BackboneError, ConfigError, DataError, DeviceError, StoreError, WorkerError
 from grobust.experiments.crew_config import CrewConfig, gpu_numbers
 from grobust.features.extract import ExtractSettings, OnError, Progress, extract_features, plan_of
 from grobust.features.parallel.dispatch import ATTEMPTS, Dispatch, in_pieces, rows_of
@@ -166,6 +166,16 @@ def test_when_all_have_died_it_says_so_and_what_is_kept(tmp_path: Path, monkeypa
     with pytest.raises(WorkerError, match=r"All 2 processes have ended .* exit code 1\.\n10 of 120 rows are kept in"):
         extract_features(DATA, text_backbone(), tmp_path / "f.h5", settings=SETTINGS, crew=ProcessCrew(("cpu", "cpu")))
     assert list(parts_folder(tmp_path / "f.h5").glob("part-*"))
+
+
+def test_what_cannot_be_given_to_other_processes_is_said(tmp_path: Path) -> None:
+    backbone = text_backbone(lambda network, batch: batch["codes"])
+    with pytest.raises(ConfigError, match=r"toy and timm:toy@random cannot be given to other processes: .*lambda"):
+        extract_features(DATA, backbone, tmp_path / "f.h5", settings=SETTINGS, crew=ProcessCrew(("cpu",)))
+    backbone = text_backbone()
+    backbone.network.to("meta")
+    with pytest.raises(BackboneError, match="is on meta; load it with device='cpu'"):
+        extract_features(DATA, backbone, tmp_path / "f.h5", settings=SETTINGS, crew=ProcessCrew(("cpu",)))
 
 
 def test_who_writes_for_another_needs_its_folder_and_plan(tmp_path: Path) -> None:

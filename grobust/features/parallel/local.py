@@ -66,6 +66,8 @@ class ProcessCrew:
         ------
         WorkerError
             If all processes have ended early, or several at the same part.
+        ConfigError, BackboneError
+            If data set or network cannot be given to other processes.
         """
         return _Run(job, self.devices).all_parts() if job.parts else ()
 
@@ -136,7 +138,7 @@ class _Run:
         for number, device in enumerate(self.devices):
             kind = CPU if device == CPU else "cuda"
             if kind not in shares:
-                shares[kind] = pickle.dumps(Share.of(self.job, kind))
+                shares[kind] = _pickled(Share.of(self.job, kind))
             log = self.job.writer.folder / f"worker-{number}.log"
             with log.open("wb") as stream:
                 process = subprocess.Popen(
@@ -224,6 +226,16 @@ class _Run:
             f"{done} of {n} rows are kept in {self.job.writer.folder}; the same command continues from there. If "
             "memory ran out, use fewer --devices or a smaller --batch-size."
         )
+
+
+def _pickled(share: Share) -> bytes:
+    try:
+        return pickle.dumps(share)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"{share.dataset.name} and {share.backbone.spec} cannot be given to other processes: {error}. Classes and "
+            "functions that they are made of must stand at the top of an importable module."
+        ) from error
 
 
 def told_error(said: Mapping[str, Any]) -> GrobustError:
