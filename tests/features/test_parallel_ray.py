@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,26 @@ def test_actors_killed_at_random_moments_lose_nothing(crew: RayCrew, tmp_path: P
     assert (result.n, result.n_extracted) == (120, 120)
     assert (tmp_path / "two.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
     assert not parts_folder(tmp_path / "two.h5").exists()
+
+
+def test_an_interrupted_run_is_continued_by_one_process(crew: RayCrew, tmp_path: Path) -> None:
+    extract_features(DATA, text_backbone(), tmp_path / "one.h5", settings=SETTINGS)
+
+    def stop(progress: Progress) -> None:
+        if progress.done >= 30:
+            raise KeyboardInterrupt
+
+    slow = text_backbone(CodesForward(seconds=0.1))
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(DATA, slow, tmp_path / "two.h5", settings=SETTINGS, crew=crew, on_progress=stop)
+    assert not (tmp_path / "two.h5").exists()
+    deadline = time.monotonic() + 60
+    while actors() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not actors()
+    result = extract_features(DATA, text_backbone(), tmp_path / "two.h5", settings=SETTINGS)
+    assert result.n_resumed >= 30
+    assert (tmp_path / "two.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
 
 
 def test_errors_and_skipped_inputs_are_those_of_one_process(crew: RayCrew, tmp_path: Path) -> None:
