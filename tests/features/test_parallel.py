@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from grobust.errors import BackboneError, ConfigError, DataError, DeviceError, StoreError, WorkerError
 from grobust.experiments.crew_config import CrewConfig, gpu_numbers
 from grobust.features.extract import ExtractSettings, OnError, Progress, extract_features, plan_of
-from grobust.features.parallel.dispatch import ATTEMPTS, Dispatch, in_pieces, rows_of
+from grobust.features.parallel.dispatch import ATTEMPTS, Dispatch, in_pieces, parts_ahead, rows_of
 from grobust.features.parallel.local import ProcessCrew
 from grobust.features.parts import PartsWriter
 from grobust.features.store import FeatureStore, parts_folder
@@ -231,6 +231,11 @@ def test_pieces_keep_batches_whole_and_go_round(sizes: list[int], workers: int) 
     assert [b.tolist() for piece in pieces for b in piece] == [b.tolist() for part in parts for b in part]
     batches = sum(sizes)
     assert len(pieces) >= min(batches, 16 * workers) or max(map(len, pieces)) <= max(1, batches // (16 * workers))
+
+
+@pytest.mark.parametrize(("batches", "workers", "ahead"), [(64, 0, 2), (2, 0, 4), (1, 0, 6), (1, 8, 18), (64, 8, 2)])
+def test_workers_have_more_than_their_loaders_read_ahead(batches: int, workers: int, ahead: int) -> None:
+    assert parts_ahead([[np.arange(3)] * batches], workers) == ahead
 
 
 def test_devices_are_those_that_there_are() -> None:

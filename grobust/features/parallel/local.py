@@ -18,7 +18,7 @@ from grobust import errors
 from grobust.child_processes import child_environment, how_it_ended
 from grobust.errors import ConfigError, GrobustError, WorkerError
 from grobust.features.extract import Job
-from grobust.features.parallel.dispatch import Dispatch, in_pieces, rows_of
+from grobust.features.parallel.dispatch import Dispatch, in_pieces, parts_ahead, rows_of
 from grobust.features.parallel.serve import Share, as_line
 from grobust.features.parallel.worker import HEADER_BYTES
 
@@ -113,7 +113,8 @@ class _Run:
     def __init__(self, job: Job, devices: tuple[str, ...]) -> None:
         self.job = job
         self.devices = devices
-        self.dispatch = Dispatch(in_pieces(job.parts, len(devices)))
+        parts = in_pieces(job.parts, len(devices))
+        self.dispatch = Dispatch(parts, ahead=parts_ahead(parts, job.settings.workers))
         self.done = int(job.writer.done.sum())
         self.workers: list[_Worker] = []
         self.notes: list[str] = []
