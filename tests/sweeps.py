@@ -72,11 +72,12 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def start(grid: Path, out: Path, *options: str) -> "subprocess.Popen[bytes]":
-    """`grobust sweep` as a process of its own."""
+def start(grid: Path, out: Path, *options: str, start_new_session: bool = False) -> "subprocess.Popen[bytes]":
+    """`grobust sweep` as a process of its own, or of a group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "grobust_cli", "sweep", str(grid), "--out", str(out), "--device", "cpu", *options],
         env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=start_new_session,
     )  # fmt: skip
 
 

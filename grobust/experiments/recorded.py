@@ -15,6 +15,7 @@ import numpy as np
 
 from grobust.errors import DataError
 from grobust.experiments.records import read_records
+from grobust.report.record_shape import reading
 from grobust.selection import cell_scores
 from grobust.settings import BalanceMethod, SelectBy
 
@@ -123,9 +124,9 @@ def _panel(path: Path, key: tuple[str, ...], records: list[dict[str, Any]]) -> P
     repeated = 0
     for name, record in zip(names, records, strict=True):
         own = runs.setdefault(name, {})
-        seed = int(record["seed"] if record.get("seed") is not None else record["results"].get("seed", 0))
+        seed = _seed(record)
         repeated += seed in own
-        own[seed] = _run(path, record, seed)
+        own[seed] = reading(record, _run)
     common = sorted(set.intersection(*(set(own) for own in runs.values())))
     everything = set.union(*(set(own) for own in runs.values()))
     if not common:
@@ -172,19 +173,16 @@ def _base_name(record: dict[str, Any]) -> str:
     return f"{name} by group" if config.get("by") == "group" and name != BalanceMethod.NONE else name
 
 
-def _run(path: Path, record: dict[str, Any], seed: int) -> RecordedRun:
-    results = record["results"]
-    ledger = record["label_ledger"]
-    try:
-        points = tuple(_curve(results["epochs"])) if "epochs" in results else (_solved(results),)
-        if not points:
-            raise ValueError("a curve without epochs")
-        return RecordedRun(seed, points, tuple(ledger["train"]), tuple(ledger["selection"]))
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise DataError(
-            f"{path}: the record of {results['method']}, seed {seed} ({record['command']}, {record.get('time')}) lacks "
-            f"or damages what a run must have ({type(error).__name__}: {error}). Run it again with this grobust."
-        ) from error
+def _run(record: dict[str, Any]) -> RecordedRun:
+    results, ledger = record["results"], record["label_ledger"]
+    points = tuple(_curve(results["epochs"])) if "epochs" in results else (_solved(results),)
+    if not points:
+        raise ValueError("a curve without epochs")
+    return RecordedRun(_seed(record), points, tuple(ledger["train"]), tuple(ledger["selection"]))
+
+
+def _seed(record: dict[str, Any]) -> int:
+    return int(record["seed"] if record.get("seed") is not None else record["results"].get("seed") or 0)
 
 
 def _solved(results: dict[str, Any]) -> Point:

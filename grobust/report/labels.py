@@ -1,15 +1,15 @@
 """Which run a store or a record belongs to: data set, method, seed and epoch; and names that tell runs apart."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from grobust.report.fields import NOT_SETTINGS, method_of, text_of
 from grobust.settings import BalanceMethod
 
-__all__ = ["RunLabel", "differences", "panel_names", "run_label", "run_names", "spectrum_label"]
+__all__ = ["RunLabel", "differences", "networks_of", "panel_names", "run_label", "run_names", "spectrum_label"]
 
 # Part of a run's name already, or of its data.
 NAMED = {"by", "ratio", "method", "seed", "dataset", "backbone", "data_dir", "split"}
@@ -64,6 +64,27 @@ def spectrum_label(record: dict[str, Any]) -> RunLabel:
         store=Path(results["store"]), dataset=results["dataset"], backbone=results["backbone"],
         balance=BalanceMethod(results["balance"]), seed=int(results["seed"]),
     )  # fmt: skip
+
+
+def networks_of(records: Sequence[dict[str, Any]], runs: Mapping[str, str]) -> list[str]:
+    """What made the features of every record: the backbone; for a trained network that before training.
+
+    Parameters
+    ----------
+    runs : backbones of finetuned runs, by the digest of the run; for others the name of the run's folder without
+        method and seed
+    """
+    names = []
+    for record in records:
+        made = record["provenance"]
+        backbone, run = str(made.get("backbone")), str((made.get("options") or {}).get("run"))
+        if run in runs:
+            backbone = f"{runs[run]}, finetuned"
+        elif backbone.startswith("run:"):
+            folder = PurePath(backbone.removeprefix("run:").rpartition("@")[0]).name
+            backbone = re.sub(rf"[-_.](?:{'|'.join(BalanceMethod)}|seed[-_=]?\d).*", "", folder)
+        names.append(backbone)
+    return names
 
 
 def run_names(records: Sequence[dict[str, Any]]) -> list[str]:

@@ -186,7 +186,7 @@ def _gaps(network: Network) -> list[float] | None:
     found = []
     for ratio in network.spectrum["norm_ratios"]:
         if ratio["against"] == "majority":
-            majority, minority = accuracy.get(ratio["majority"]), accuracy.get(ratio["minority"])
+            majority, minority = (accuracy.get(ratio.get(key)) for key in ("majority", "minority"))
             if majority is None or minority is None:
                 return None
             found.append(majority - minority)
@@ -233,7 +233,10 @@ def _shown(networks: Sequence[Network], table: Mapping[str, Any]) -> Iterator[Ro
     kept = [n for n in kept if not families or n.family in (*families, "")]
     for group in sorted({_place(n) for n in kept}):
         own = [n for n in kept if _place(n) == group]
-        values = [100 * n.results["test"]["wga"]["value"] for n in own]
+        wga = [n.results["test"]["wga"]["value"] for n in own]
+        values = [100 * value for value in wga if value is not None]
+        if not values:
+            continue
         interpolate = sum(n.results["interpolation_epoch"] is not None for n in own)
         words = in_words({"dataset": group[0], "backbone": group[2], "method": group[3], "ratio": group[4] or None})
         size = own[0].results.get("parameters") or own[0].parameters

@@ -12,6 +12,7 @@ from grobust.report._canvas import METHOD_COLORS, methods_in_order
 from grobust.report.comparisons import GroupAccuracy
 from grobust.report.curves import TrajectoryPoint, steps_per_epoch
 from grobust.report.fields import method_of
+from grobust.report.figures import mean_spectra
 from grobust.report.page.content import GroupRow, PageContent, Provenanced, SummaryCard
 from grobust.report.page.summary import summarize_methods, summary_card
 from grobust.report.tables import mean_cell
@@ -183,13 +184,18 @@ def _rho(records: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
 
 def _spectra(records: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     panels: dict[str, list[dict[str, Any]]] = {}
-    for s in group_spectra(records):
-        positive = [v for v in s.eigenvalues if v > 0]
+    runs: dict[str, int] = {}
+    for s in mean_spectra(group_spectra(records)):
+        positive = [v for v in s.mean if v > 0]
         if positive:
             panels.setdefault(s.dataset, []).append(
                 {"name": s.group, "n": s.n, "minority": s.is_minority, "values": positive}
             )
-    return tuple({"title": title, "groups": groups} for title, groups in panels.items())
+            runs[s.dataset] = max(runs.get(s.dataset, 1), s.runs)
+    return tuple(
+        {"title": title + (f", mean of {runs[title]} runs" if runs[title] > 1 else ""), "groups": groups}
+        for title, groups in panels.items()
+    )
 
 
 def _run(record: dict[str, Any]) -> tuple[Any, ...]:
