@@ -88,7 +88,7 @@ class ReportConfig:
     ----------
     records : files of records, or folders with a ``records.jsonl``
     out : file, ``.html``
-    stores : feature stores whose rows are drawn
+    stores : feature stores whose rows are drawn, or folders with some
     heads : files of heads on these features, for mistakes
     head : name or number of the one to use; None for the recommended method's, or the first
     datasets, data_dir, columns : where texts and thumbnails of the stores' rows come from

@@ -98,6 +98,7 @@ def number_points(records: Sequence[dict[str, Any]], x: str, value: str) -> list
     kept = [r for r in records if lookup(r, value) is not None and lookup(r, x) is not None]
     points = []
     for record, panel in zip(kept, panel_names(kept, across_backbones=True), strict=True):
+        name = f"{method_of(record)}{' without sampler' if _without_sampler(record) else ''}"
         at, found = lookup(record, x), lookup(record, value)
         assert at is not None
         assert found is not None
@@ -108,11 +109,16 @@ def number_points(records: Sequence[dict[str, Any]], x: str, value: str) -> list
         interpolates = results["interpolation_epoch"] is not None if "interpolation_epoch" in results else None
         points.append(
             NumberPoint(
-                panel, str(method_of(record)), _seed(record), float(at.value), float(found.value), found.low,
+                panel, name, _seed(record), float(at.value), float(found.value), found.low,
                 found.high, interpolates,
             )
         )  # fmt: skip
     return points
+
+
+def _without_sampler(record: dict[str, Any]) -> bool:
+    found = lookup(record, "sampler")
+    return method_of(record) == BalanceMethod.MIXTURE and found is not None and found.value is False
 
 
 def score_points(records: Sequence[dict[str, Any]], value: str) -> list[ScorePoint]:

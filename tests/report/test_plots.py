@@ -231,7 +231,8 @@ def test_what_records_cannot_give_is_said(world: World, tmp_path: Path) -> None:
     cases = [
         (["rho-over-training"], "No record has ρ(y) of an epoch"),
         (["scaling"], "no record has a field 'parameters'"),
-        (["scaling", "--x", "backbone"], "must be numbers"),
+        (["scaling", "--x", "backbone"], "backbone must be a number, got"),
+        (["collapse", "--value", "test.worst_class"], "value of collapse must be test.wga or test.average"),
         (["wga", "--x", "l2"], "x is for scaling"),
         (["rho", "--where", "command=probe"], "No record has spectra"),
         (["eigenvalues", "--out", str(tmp_path / "x.gif")], "out must end in .png, .svg or .pdf"),

@@ -10,6 +10,8 @@ from grobust.report.record_shape import reading
 __all__ = ["Network", "finetuned", "fitting", "in_words", "with_spectra"]
 
 RATIO_TOLERANCE = 1e-6
+# The paper's ablation is another method.
+WITHOUT_SAMPLER = "mixture without sampler"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ def _network(record: Mapping[str, Any]) -> Network:
     results, settings = record["results"], record["config"]["settings"]
     size = _size(record["provenance"]["backbone"])
     method = results["method"]
+    ratio = settings["ratio"] if method == "mixture" else None
+    if method == "mixture" and settings.get("sampler") is False:
+        method = WITHOUT_SAMPLER
     # What comparisons read of it.
     _needed(results, "run", "interpolation_epoch", "group_names", "epochs.epochs", "test.wga.value", "test.groups")
     for group in results["test"]["groups"]:
@@ -109,7 +114,7 @@ def _network(record: Mapping[str, Any]) -> Network:
         family="" if size is None else size.family,
         parameters=None if size is None else size.parameters,
         method=method,
-        ratio=settings["ratio"] if method == "mixture" else None,
+        ratio=ratio,
         seed=results["seed"],
         results=results,
         settings=settings,
