@@ -102,9 +102,9 @@ def number_points(records: Sequence[dict[str, Any]], x: str, value: str) -> list
         at, found = lookup(record, x), lookup(record, value)
         assert at is not None
         assert found is not None
-        for name, number in ((x, at.value), (value, found.value)):
+        for asked, number in ((x, at.value), (value, found.value)):
             if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= LARGEST:
-                raise DataError(f"{place_of(record)}: {name} must be a number, got {text_of(number)[:60]!r}.")
+                raise DataError(f"{place_of(record)}: {asked} must be a number, got {text_of(number)[:60]!r}.")
         results = record["results"]
         interpolates = results["interpolation_epoch"] is not None if "interpolation_epoch" in results else None
         points.append(

@@ -49,7 +49,7 @@ def test_the_ablation_has_a_line_without_the_sampler(tmp_path: Path) -> None:
     text = """
     [[finetune]]
     dataset = "digits:celeba"
-    backbone = "timm:test_resnet@random"
+    backbone = "timm:test_convnext@random"
     limit = 120
     image_size = 32
     epochs = 1
