@@ -92,8 +92,8 @@ def plot_composition(counts: Sequence[GroupCount], stem: Path) -> tuple[Path, ..
         ax.set_xlim(0, 1.15 * max(100 * np.nan_to_num(s.p_group) for s in panel) or 1)
         ax.set_xlabel("share of the split (%), and rows")
         gamma = imbalance(counts, dataset)
-        classes = "" if np.isnan(gamma) else f", largest over smallest class γ = {gamma:.4g}"
-        titled(ax, f"{dataset}: * smallest group of its class{classes}")
+        classes = "" if np.isnan(gamma) else f"; largest over smallest class γ = {gamma:.4g}"
+        titled(ax, f"{dataset}\n* smallest group of its class{classes}")
         ax.legend(frameon=False, fontsize=8)
     rows = [
         {"dataset": s.count.dataset, "split": s.count.split, "class_name": s.count.class_name, "group": s.count.group,
