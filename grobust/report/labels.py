@@ -1,7 +1,8 @@
 """Which run a store or a record belongs to: data set, method, seed and epoch; and names that tell runs apart."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = [
     "run_label",
     "run_names",
     "settings_of",
+    "short_backbones",
     "spectrum_label",
 ]
 
@@ -97,6 +99,16 @@ def networks_of(records: Sequence[dict[str, Any]], runs: Mapping[str, str]) -> l
     return names
 
 
+def short_backbones(backbones: Iterable[str]) -> dict[str, str]:
+    """Backbones as they are shown: a run without the folders that it lies in, unless two would have one name."""
+    found = {}
+    for backbone in backbones:
+        run, at, epoch = backbone.rpartition("@")
+        found[backbone] = f"run:{PurePath(run).name}{at}{epoch}" if backbone.startswith("run:") and at else backbone
+    names = Counter(found.values())
+    return {backbone: name if names[name] == 1 else backbone for backbone, name in found.items()}
+
+
 def run_names(records: Sequence[dict[str, Any]]) -> list[str]:
     """A name for every run, the same for runs that differ in their seed alone.
 
@@ -134,10 +146,11 @@ def panel_names(records: Sequence[dict[str, Any]], *, across_backbones: bool = F
         commands.add(keys[-1][1])
         backbones.add(keys[-1][2])
     names = []
+    short = short_backbones({backbone for *_, backbone in keys})
     for dataset, command, backbone in keys:
         commands, backbones = of_dataset[dataset]
         parts = [dataset, command if len(commands) > 1 else ""]
-        parts.append(backbone if len(backbones) > 1 and not across_backbones else "")
+        parts.append(short[backbone] if len(backbones) > 1 and not across_backbones else "")
         names.append(", ".join(part for part in parts if part))
     return names
 

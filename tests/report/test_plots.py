@@ -21,7 +21,7 @@ from grobust.report._canvas import METHOD_COLORS, METHOD_DASHES, METHOD_MARKERS,
 from grobust.report.choices import PlotKind
 from grobust.report.comparisons import NumberPoint, interpolation_threshold
 from grobust.report.figures import mean_spectra
-from grobust.report.labels import panel_names, run_names
+from grobust.report.labels import panel_names, run_names, short_backbones
 from grobust.report.views import curve_points, group_spectra, rho_points, score_points
 from grobust_cli.main import app
 
@@ -195,7 +195,7 @@ def test_networks_on_one_data_set_stay_apart(records: list[dict[str, Any]]) -> N
         one = copy.deepcopy(spectrum)
         one["results"] |= {"backbone": backbone, "store": f"mixture_seed{seed}.h5", "norm_ratios": [
             one["results"]["norm_ratios"][0] | {"rho": rho}]}  # fmt: skip
-        one["provenance"] |= {"backbone": backbone, "options": {"run": f"digest {seed}"}}
+        one["provenance"] |= {"backbone": backbone, "options": {"run": f"digest {seed}"} if rho > 1 else {}}
         made.append(one)
     name = made[0]["results"]["dataset"]
     found = {(p.dataset, p.seed): p.rho for p in rho_points(made, last=True)}
@@ -208,6 +208,12 @@ def test_networks_on_one_data_set_stay_apart(records: list[dict[str, Any]]) -> N
     assert {p.dataset for p in rho_points(made[1:], last=True)} == {name}
 
 
+def test_a_run_is_shown_without_its_folders_unless_two_would_be_one() -> None:
+    a, b, c, plain = "run:/x/y/net@4", "run:/x/z/net@4", "run:/x/y/other@4", "timm:net@random"
+    assert short_backbones([a, c, plain]) == {a: "run:net@4", c: "run:other@4", plain: plain}
+    assert short_backbones([a, b, c]) == {a: a, b: b, c: "run:other@4"}
+
+
 def test_eigenvalues_are_means_over_runs(records: list[dict[str, Any]], tmp_path: Path) -> None:
     (spectrum,) = (r for r in records if r["command"] == "spectrum")
     made = []
@@ -215,9 +221,9 @@ def test_eigenvalues_are_means_over_runs(records: list[dict[str, Any]], tmp_path
         one = copy.deepcopy(spectrum)
         one["results"]["store"] = one["config"]["store"] = f"none_seed{seed}.h5"
         for group in one["results"]["groups"]:
-            group["eigenvalues"] = [factor * v for v in group["eigenvalues"]]
+            group["eigenvalues"] = [factor * v for v in group["eigenvalues"] if v is not None]
         made.append(one)
-    first = spectrum["results"]["groups"][0]
+    first = made[0]["results"]["groups"][0]
     (mean,) = (m for m in mean_spectra(group_spectra(made)) if m.group == first["name"])
     assert mean.runs == 2
     np.testing.assert_allclose(mean.mean, 2 * np.array(first["eigenvalues"]))
