@@ -18,6 +18,7 @@ __all__ = ["Agreement", "Row", "compared", "interval"]
 SDS = 2.3
 LEAST_POINTS = 1.0
 LEAST_RHO = 0.1
+PERCENT = (0.0, 100.0)
 
 
 class Agreement(StrEnum):
@@ -65,7 +66,11 @@ def compared(target: Target, networks: Sequence[Network], spectra: Sequence[Netw
     for wanted in table.get("accuracy", []):
         label = f"test WGA, epoch {wanted['epoch']}" + (f" (by {wanted['score']})" if "score" in wanted else "")
         got = [_wga(n, wanted["epoch"]) for n in fitting(networks, wanted)]
-        rows.append(_row(target, wanted, label, got, float(wanted["value"]), wanted.get("sd"), least=LEAST_POINTS))
+        rows.append(
+            _row(
+                target, wanted, label, got, float(wanted["value"]), wanted.get("sd"), least=LEAST_POINTS, within=PERCENT
+            )
+        )
     for wanted in table.get("rho", []):
         published = np.array(wanted["seeds"], dtype=np.float64)
         chosen = fitting(spectra, wanted)
@@ -90,14 +95,16 @@ def compared(target: Target, networks: Sequence[Network], spectra: Sequence[Netw
     return rows
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float | None, float | None]:
-    """Student's interval of the mean; None for fewer than two values."""
+def interval(
+    values: Sequence[float], level: float = 0.95, *, within: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float | None, float | None]:
+    """Student's interval of the mean, cut to what the mean can be; None for fewer than two values."""
     n = len(values)
     if n < 2:
         return None, None
     half = float(student.ppf((1 + level) / 2, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     mean = float(np.mean(values))
-    return mean - half, mean + half
+    return max(mean - half, within[0]), min(mean + half, within[1])
 
 
 def _row(
@@ -109,6 +116,7 @@ def _row(
     sd: float | None,
     *,
     least: float,
+    within: tuple[float, float] = (0.0, math.inf),
 ) -> Row:
     values = [value for value in got if value is not None]
     tolerance = float(wanted["tolerance"]) if "tolerance" in wanted else max(SDS * (sd or 0.0), least)
@@ -122,7 +130,17 @@ def _row(
     agreement = Agreement.AGREES if abs(mean - expected) <= tolerance else Agreement.DIFFERS
     note = "" if len(values) >= 3 else f"{len(values)} of 3 seeds"
     return Row(
-        in_words(wanted), what, mean, *interval(values), len(values), expected, sd, tolerance, agreement, source, note
+        in_words(wanted),
+        what,
+        mean,
+        *interval(values, within=within),
+        len(values),
+        expected,
+        sd,
+        tolerance,
+        agreement,
+        source,
+        note,
     )
 
 
@@ -243,7 +261,7 @@ def _shown(networks: Sequence[Network], table: Mapping[str, Any]) -> Iterator[Ro
         note = f"{size:,} parameters; " if size else ""
         note += f"{interpolate} of {len(own)} interpolate"
         yield Row(
-            words, "test WGA, last epoch", float(np.mean(values)), *interval(values), len(own), None, None, None,
+            words, "test WGA, last epoch", float(np.mean(values)), *interval(values, within=PERCENT), len(own), None, None, None,
             Agreement.SHOWN, "", note,
         )  # fmt: skip
 
