@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,8 @@ def start(grid: Path, out: Path, *options: str, start_new_session: bool = False)
     return subprocess.Popen(
         [sys.executable, "-m", "grobust_cli", "sweep", str(grid), "--out", str(out), "--device", "cpu", *options],
         env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        start_new_session=start_new_session,
+        # A shell that runs the tests in the background leaves Ctrl-C ignored, which children inherit.
+        start_new_session=start_new_session, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
     )  # fmt: skip
 
 
