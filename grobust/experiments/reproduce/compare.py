@@ -261,8 +261,8 @@ def _shown(networks: Sequence[Network], table: Mapping[str, Any]) -> Iterator[Ro
         note = f"{size:,} parameters; " if size else ""
         note += f"{interpolate} of {len(own)} interpolate"
         yield Row(
-            words, "test WGA, last epoch", float(np.mean(values)), *interval(values, within=PERCENT), len(own), None, None, None,
-            Agreement.SHOWN, "", note,
+            words, "test WGA, last epoch", float(np.mean(values)), *interval(values, within=PERCENT), len(own), None,
+            None, None, Agreement.SHOWN, "", note,
         )  # fmt: skip
 
 
