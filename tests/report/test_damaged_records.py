@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_world import World, make_world
+from typer.testing import CliRunner
 
 from grobust.errors import GrobustError
 from grobust.experiments.evidence_config import SelectConfig
@@ -24,6 +25,7 @@ from grobust.experiments.select import run_select
 from grobust.experiments.table import run_table
 from grobust.report.choices import PlotKind
 from grobust.report.record_shape import check_record
+from grobust_cli.main import app
 
 # What a hand or a disk may put in the place of a value; `json.dumps` writes NaN and infinity as no JSON has them.
 WRONG = (
@@ -169,6 +171,17 @@ def test_line_and_key_are_named_and_nothing_is_written(
         run_report(ReportConfig(records=(path,), out=tmp_path / "page.html"))
     assert str(path) in str(caught.value)
     assert "Delete the line" in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["r.jsonl"]
+
+
+@pytest.mark.parametrize("command", ["table", "plot wga", "report", "select", "reproduce collapse --records"])
+def test_every_command_ends_with_two(command: str, lines: list[dict[str, Any]], tmp_path: Path) -> None:
+    at = ("results", "test", "wga", "value")
+    path = write(tmp_path / "r.jsonl", [dict(lines[0]), damaged(dict(lines[0]), at, 7)])
+    out = {"plot wga": ["--out", str(tmp_path / "f.svg")], "report": ["--out", str(tmp_path / "p.html")]}
+    result = CliRunner().invoke(app, [*command.split(), str(path), *out.get(command, [])])
+    assert result.exit_code == 2, result.output
+    assert "line 2: 'results.test.wga.value' must be a proportion" in " ".join(result.output.split())
     assert [p.name for p in tmp_path.iterdir()] == ["r.jsonl"]
 
 
