@@ -230,10 +230,14 @@ class Upweighting:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Subset every cell to at most ⌈ratio · n_min⌉ rows, then upsample what is left (the paper's mixture balancing)."""
+    """Subset every cell to at most ⌈ratio · n_min⌉ rows, then upsample what is left (the paper's mixture balancing).
+
+    Without `sampler` the second half is left out: every kept row once an epoch (the paper's ablation).
+    """
 
     ratio: float = DEFAULT_RATIO
     by: BalanceBy = BalanceBy.CLASS
+    sampler: bool = True
     method = BalanceMethod.MIXTURE
 
     def __post_init__(self) -> None:
@@ -241,20 +245,24 @@ class Mixture:
             raise ConfigError(f"The mixture ratio must be a number of at least 1, got {self.ratio!r}.")
 
     def sample(self, groups: Groups, *, seed: int) -> BalancedSample:
-        """min(n_c, ⌈r n_min⌉) rows of each cell, drawn with replacement with probability 1 / (K m_c)."""
+        """min(n_c, ⌈r n_min⌉) rows of each cell, drawn with replacement with probability 1 / (K m_c).
+
+        Without `sampler` all M kept rows are drawn without replacement, each with probability 1 / M.
+        """
         cells = _cells(groups, self.by)
         notes = list(cells.notes)
         if self.ratio >= cells.imbalance:
             notes.append(
                 f"mixture {self.ratio:g}:1 removes nothing (largest over smallest of the {cells.what} is "
-                f"{cells.imbalance:.4g}): it equals upsampling"
+                f"{cells.imbalance:.4g}): it equals {'upsampling' if self.sampler else 'no balancing'}"
             )
         limit = math.ceil(self.ratio * cells.smallest)
         kept = _subset(cells.ids, cells.counts, limit, seed)
         left = np.where(cells.counts > 0, np.minimum(cells.counts, limit), np.nan)
+        probability = 1 / (cells.n_cells * left) if self.sampler else _per_cell(cells, 1 / kept.size)
         return BalancedSample(
-            indices=kept, cells=cells.ids[kept], cell_probability=1 / (cells.n_cells * left),
-            cell_weight=_per_cell(cells, 1.0), replacement=True, n=len(groups), seed=seed, method=self.method,
+            indices=kept, cells=cells.ids[kept], cell_probability=probability,
+            cell_weight=_per_cell(cells, 1.0), replacement=self.sampler, n=len(groups), seed=seed, method=self.method,
             by=self.by, ratio=self.ratio, notes=tuple(notes),
         )  # fmt: skip
 
@@ -265,6 +273,7 @@ def make_balancer(
     by: BalanceBy = BalanceBy.CLASS,
     ratio: float = DEFAULT_RATIO,
     normalize: WeightNormalization = WeightNormalization.BATCH,
+    sampler: bool = True,
 ) -> Balancer:
     """The balancer of a method's name; settings that a method does not have are ignored."""
     match method:
@@ -277,7 +286,7 @@ def make_balancer(
         case BalanceMethod.UPWEIGHTING:
             return Upweighting(by=by, normalize=normalize)
         case BalanceMethod.MIXTURE:
-            return Mixture(ratio=ratio, by=by)
+            return Mixture(ratio=ratio, by=by, sampler=sampler)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -72,11 +73,13 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def start(grid: Path, out: Path, *options: str) -> "subprocess.Popen[bytes]":
-    """`grobust sweep` as a process of its own."""
+def start(grid: Path, out: Path, *options: str, start_new_session: bool = False) -> "subprocess.Popen[bytes]":
+    """`grobust sweep` as a process of its own, or of a group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "grobust_cli", "sweep", str(grid), "--out", str(out), "--device", "cpu", *options],
         env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        # A shell that runs the tests in the background leaves Ctrl-C ignored, which children inherit.
+        start_new_session=start_new_session, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
     )  # fmt: skip
 
 

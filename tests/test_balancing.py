@@ -193,6 +193,22 @@ def test_corner_cases() -> None:
     assert "for nothing" in balanced.notes[0]
 
 
+@given(cell_counts, st.integers(0, 10**6), st.sampled_from([1, 1.5, 2, 5]))
+def test_a_mixture_without_sampler_is_its_rows_once_each(counts: list[int], seed: int, ratio: float) -> None:
+    groups = groups_of(counts, n_attributes=1)
+    whole, alone = (Mixture(ratio=ratio, sampler=s).sample(groups, seed=seed) for s in (True, False))
+    assert alone.indices.tolist() == whole.indices.tolist()
+    assert not alone.replacement
+    assert sorted(alone.draw(epoch=3).tolist()) == alone.indices.tolist()
+    np.testing.assert_allclose(alone.draw_probability, 1 / len(alone), rtol=1e-12)
+    np.testing.assert_allclose(alone.expected_weights()[alone.indices], 1 / len(alone), rtol=1e-12)
+    # Classes are as unequal as the rows left are; the sampler makes them equal.
+    kept = np.minimum(counts, math.ceil(ratio * min(counts)))
+    shares = [np.bincount(groups.labels, weights=s.expected_weights()) for s in (alone, whole)]
+    np.testing.assert_allclose(shares[0], kept / kept.sum(), rtol=1e-12)
+    np.testing.assert_allclose(shares[1], 1 / len(counts), rtol=1e-12)
+
+
 def test_mixture_of_one_keeps_the_rows_of_subsetting() -> None:
     groups = groups_of(WATERBIRDS)
     mixture, subset = Mixture(ratio=1).sample(groups, seed=4), Subsetting().sample(groups, seed=4)

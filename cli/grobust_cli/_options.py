@@ -22,6 +22,7 @@ __all__ = [
     "Ratio",
     "RecordFiles",
     "Records",
+    "Sampler",
     "Store",
     "Where",
     "byte_size",
@@ -50,6 +51,9 @@ class Device(StrEnum):
 Store = Annotated[Path, typer.Argument(help="Feature store written by `grobust extract`.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 By = Annotated[BalanceBy, typer.Option(help="What is balanced: classes, or groups (needs attributes in training).")]
+Sampler = Annotated[
+    bool, typer.Option("--sampler/--no-sampler", help="Mixture: draw classes evenly, or every kept row once an epoch.")
+]
 Ratio = Annotated[float, typer.Option(help="Mixture ratio r: a class keeps at most r times the smallest class.")]
 DeviceOption = Annotated[Device, typer.Option(help="`auto` takes a GPU if there is one, and says so.")]
 DataDir = Annotated[

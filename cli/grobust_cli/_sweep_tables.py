@@ -62,3 +62,7 @@ def show_sweep(report: "SweepReport") -> None:
         f"{done} cells new, {after.recorded} of {after.plan.cells} recorded in {report.records}; "
         f"{report.seconds:.1f} s on {report.engine}"
     )
+    if after.recorded:
+        stores = after.out / "stores"
+        drawn = f" --store {stores}" if stores.is_dir() else ""
+        note(f"to read them: grobust table {after.out}; grobust report {after.out}{drawn} --out report.html")

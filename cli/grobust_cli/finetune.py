@@ -48,6 +48,15 @@ def finetune(
     ] = "1",
     by: Annotated[BalanceBy | None, _option("What is balanced. Default: class.", BALANCING)] = None,
     ratio: Annotated[float | None, _option("Mixture ratio r. Default: the recipe's.", BALANCING)] = None,
+    sampler: Annotated[
+        bool | None,
+        typer.Option(
+            "--sampler/--no-sampler",
+            help="Mixture: draw classes evenly, or every kept row once an epoch.",
+            show_default=False,
+            rich_help_panel=BALANCING,
+        ),
+    ] = None,
     normalize: Annotated[
         WeightNormalization | None,
         _option("Divide upweighted losses by the batch's weights, or by nothing.", BALANCING),
@@ -128,7 +137,8 @@ def finetune(
     given: dict[str, Any] = {
         name: value
         for name, value in {
-            "by": by, "ratio": ratio, "normalize": normalize, "match": match, "epochs": epochs, "max_steps": max_steps,
+            "by": by, "ratio": ratio, "sampler": sampler, "normalize": normalize, "match": match, "epochs": epochs,
+            "max_steps": max_steps,
             "lr": lr, "weight_decay": weight_decay, "decay": decay, "batch_size": batch_size, "accumulate": accumulate,
             "optimizer": optimizer, "momentum": momentum, "schedule": schedule, "schedule_by": schedule_by,
             "warmup": warmup, "step_size": step_size, "gamma": gamma, "label_smoothing": label_smoothing,

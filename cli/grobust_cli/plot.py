@@ -24,7 +24,8 @@ def plot(
         typer.Option(help="Field on the horizontal axis of `scaling` and `mixture-ablation`.", show_default=False),
     ] = None,
     value: Annotated[
-        str, typer.Option(help="Test metric that `scaling`, `mixture-ablation` and `selection` draw.")
+        str,
+        typer.Option(help="Test metric, where the figure leaves a choice; of curves also `test.average`."),
     ] = "test.wga",
     json: Json = False,
 ) -> None:
@@ -34,9 +35,12 @@ def plot(
       (against parameters, or any number: --x), `selection` (what each validation score would choose)
 
     - From runs over epochs (`probe --trajectory`, `finetune`): `collapse` and `mixture` (test worst-group accuracy over
-      training, without and with the mixture)
+      training, without and with the mixture; --value test.average for the average)
 
-    - From spectra: `eigenvalues`, `rho`, `rho-null`, `rho-over-training`, `rho-gap`
+    - From spectra: `eigenvalues` and `rho` (of every method that there is), `rho-null`, `rho-over-training`, `rho-gap`
+
+    - From any of them with method `none`: `composition` (rows of every group and split; the data's own are in
+      `grobust data describe`)
 
     Colours stay apart for colour-blind readers, and lines in grey by dashes and markers. The same numbers give the same
     bytes.
@@ -46,6 +50,8 @@ def plot(
     - `grobust plot collapse records.jsonl --out collapse.svg`
 
     - `grobust plot rho runs/ --out rho.pdf --where dataset=waterbirds`
+
+    - `grobust plot collapse runs/ --value test.average --out average.svg`
 
     - `grobust plot scaling runs/ --x dim --out scaling.png`
     """

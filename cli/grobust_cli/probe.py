@@ -25,6 +25,7 @@ from grobust_cli._options import (
     Methods,
     Ratio,
     Records,
+    Sampler,
     Store,
     byte_size,
     ints,
@@ -45,7 +46,7 @@ SOLVER, TRAINING = "Solving (without --trajectory)", "Training on minibatches (w
 PUBLISHED = "Methods of the literature (with --method)"
 # Parameters that only one of the modes has.
 OF_SOLVER = ("penalty", "l2", "l1", "rtol", "max_iter", "max_bytes")
-OF_BALANCE = ("balance", "by", "ratio", "normalize", "proxy_l2", "trajectory", "device")
+OF_BALANCE = ("balance", "by", "ratio", "sampler", "normalize", "proxy_l2", "trajectory", "device")
 OF_METHODS = ("settings", "early")
 OF_TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "optimizer", "momentum", "schedule", "step_size",
                "gamma", "match")  # fmt: skip
@@ -57,6 +58,7 @@ def probe(
     balance: Methods = "none",
     by: By = BalanceBy.CLASS,
     ratio: Ratio = 2.0,
+    sampler: Sampler = True,
     normalize: Annotated[
         WeightNormalization, typer.Option(help="Divide upweighted losses by the batch's weights, or by nothing.")
     ] = WeightNormalization.BATCH,
@@ -193,7 +195,8 @@ def probe(
         )  # fmt: skip
         return
     shared: dict[str, Any] = {
-        "store": store, "balance": methods(balance), "by": by, "ratio": ratio, "normalize": normalize,
+        "store": store, "balance": methods(balance), "by": by, "ratio": ratio, "sampler": sampler,
+        "normalize": normalize,
         "seeds": ints(seeds, "--seeds"), "select": select, "proxy_l2": proxy_l2,
         "device": resolve_device(device),
         "records": records or store.parent / "records.jsonl", "save": _safetensors(save), "figures": figures,

@@ -19,7 +19,9 @@ def report(
     out: Annotated[Path, typer.Option(help="The page, .html.")] = Path("report.html"),
     store: Annotated[
         list[Path] | None,
-        typer.Option(help="Feature store to draw. Repeatable.", show_default=False, rich_help_panel=FEATURES),
+        typer.Option(
+            help="Feature store to draw, or a folder of some. Repeatable.", show_default=False, rich_help_panel=FEATURES
+        ),
     ] = None,
     heads: Annotated[
         list[Path] | None,
@@ -72,6 +74,8 @@ def report(
     Examples:
 
     - `grobust report grobust-demo`
+
+    - `grobust report sweeps/quick --store sweeps/quick/stores`
 
     - `grobust report records.jsonl --store f.h5 --heads heads.safetensors --dataset tweets --out tweets.html`
 

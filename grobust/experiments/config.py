@@ -88,6 +88,7 @@ class ProbeConfig:
     balance : methods to fit, each with every seed
     by : what is balanced, classes or groups
     ratio : of the mixture
+    sampler : False leaves out the mixture's second half: every kept row once an epoch, classes as unequal as they are
     normalize : loss normalization of upweighting; recorded (at the optimum both give the same head)
     seeds : one head per method and seed
     penalty : with ``l2`` heads differ in `l2`, with ``l1`` in `l1`, with ``elasticnet`` in both
@@ -109,6 +110,7 @@ class ProbeConfig:
     balance: tuple[BalanceMethod, ...] = (BalanceMethod.NONE,)
     by: BalanceBy = BalanceBy.CLASS
     ratio: float = DEFAULT_RATIO
+    sampler: bool = True
     normalize: WeightNormalization = WeightNormalization.BATCH
     seeds: tuple[int, ...] = (1, 2, 3)
     penalty: Penalty = Penalty.L2
@@ -149,7 +151,7 @@ class TrajectoryConfig:
 
     Parameters
     ----------
-    store, balance, by, ratio, normalize, seeds : as in `ProbeConfig`
+    store, balance, by, ratio, sampler, normalize, seeds : as in `ProbeConfig`
     learning_rate, weight_decay : of every head
     sgd : optimizer, epochs, batch size, schedule, and what the heads have in common
     select : validation score that names the best epoch beside the last
@@ -164,6 +166,7 @@ class TrajectoryConfig:
     balance: tuple[BalanceMethod, ...] = (BalanceMethod.NONE,)
     by: BalanceBy = BalanceBy.CLASS
     ratio: float = DEFAULT_RATIO
+    sampler: bool = True
     normalize: WeightNormalization = WeightNormalization.BATCH
     seeds: tuple[int, ...] = (1, 2, 3)
     learning_rate: float = 1e-2

@@ -195,7 +195,8 @@ def _recorded(records: Path | None) -> dict[str, dict[str, Any]]:
     """Results of the runs in a records file, by digest."""
     if records is None or not records.is_file():
         return {}
-    return {record["results"]["run"]: record["results"] for record in read_records(records, command=COMMAND)}
+    found = [record["results"] for record in read_records(records, command=COMMAND)]
+    return {results["run"]: results for results in found if "run" in results}
 
 
 def _run(settings: FinetuneSettings, path: Path, results: dict[str, Any], *, reused: bool) -> FinetuneRun:

@@ -7,9 +7,10 @@ from typing import Any
 
 from grobust.errors import DataError
 from grobust.experiments.gathered import gather_runs
-from grobust.experiments.report_config import PlotConfig
+from grobust.experiments.report_config import OF_CURVES, PlotConfig
 from grobust.report.choices import PlotKind
 from grobust.report.comparisons import plot_against, plot_groups, plot_selection
+from grobust.report.composition import plot_composition
 from grobust.report.curves import plot_collapse
 from grobust.report.fields import require
 from grobust.report.figures import plot_eigenvalues, plot_wga_by_method
@@ -19,6 +20,7 @@ from grobust.report.views import (
     curve_points,
     gap_pairs,
     group_accuracies,
+    group_counts,
     group_spectra,
     method_results,
     null_ranges,
@@ -94,7 +96,12 @@ def _curves(config: PlotConfig, records: Records) -> tuple[Path, ...]:
         others = [p for p in points if not p.method.startswith(BalanceMethod.MIXTURE)]
         points = others or points
     how = "`grobust probe STORE --balance all --trajectory`, or `grobust finetune`"
-    return plot_collapse(_needed(config, points, "accuracy after every epoch", how), config.out)
+    points = _needed(config, points, "accuracy after every epoch", how)
+    return plot_collapse(points, config.out, metric=OF_CURVES[config.value])
+
+
+def _composition(config: PlotConfig, records: Records) -> tuple[Path, ...]:
+    return plot_composition(_tested(config, group_counts(records)), config.out)
 
 
 def _against(config: PlotConfig, records: Records) -> tuple[Path, ...]:
@@ -164,4 +171,5 @@ _DRAWINGS: dict[PlotKind, Drawing] = {
     PlotKind.RHO_NULL: _rho_null,
     PlotKind.RHO_OVER_TRAINING: _rho_over_training,
     PlotKind.RHO_GAP: _rho_gap,
+    PlotKind.COMPOSITION: _composition,
 }

@@ -15,14 +15,13 @@ import numpy as np
 
 from grobust.errors import DataError
 from grobust.experiments.records import read_records
+from grobust.report.labels import base_name, settings_of
+from grobust.report.record_shape import reading
 from grobust.selection import cell_scores
-from grobust.settings import BalanceMethod, SelectBy
+from grobust.settings import SelectBy
 
 __all__ = ["Candidate", "Panel", "Point", "RecordedRun", "read_panels"]
 
-# Settings that do not make another candidate: places, devices, budgets, and what a run's own fields say.
-NOT_SETTINGS = {"store", "balance", "method", "methods", "seeds", "seed", "records", "save", "figures", "device", "out",
-                "max_bytes", "by", "ratio", "run_dir", "workers", "resume"}  # fmt: skip
 METRICS = (SelectBy.WGA, SelectBy.AVERAGE, SelectBy.AVERAGE_GROUP, SelectBy.WORST_CLASS)
 
 
@@ -117,15 +116,15 @@ def _panel_key(record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _panel(path: Path, key: tuple[str, ...], records: list[dict[str, Any]]) -> Panel:
-    settings = [_settings(record) for record in records]
+    settings = [settings_of(record) for record in records]
     names = _names(records, settings)
     runs: dict[str, dict[int, RecordedRun]] = {}
     repeated = 0
     for name, record in zip(names, records, strict=True):
         own = runs.setdefault(name, {})
-        seed = int(record["seed"] if record.get("seed") is not None else record["results"].get("seed", 0))
+        seed = _seed(record)
         repeated += seed in own
-        own[seed] = _run(path, record, seed)
+        own[seed] = reading(record, _run)
     common = sorted(set.intersection(*(set(own) for own in runs.values())))
     everything = set.union(*(set(own) for own in runs.values()))
     if not common:
@@ -141,21 +140,9 @@ def _panel(path: Path, key: tuple[str, ...], records: list[dict[str, Any]]) -> P
     return Panel(key[0], key[1], key[3], candidates, tuple(common), tuple(notes))
 
 
-def _settings(record: dict[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in _flat(record["config"]).items() if key not in NOT_SETTINGS}
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings beside the others, under their own names."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= _flat(value) if isinstance(value, dict) else {key: value}
-    return found
-
-
 def _names(records: Sequence[dict[str, Any]], settings: Sequence[dict[str, str]]) -> list[str]:
     """Method, ratio, what is balanced; and the settings that differ among records of one such name."""
-    base = [_base_name(record) for record in records]
+    base = [base_name(record, with_ratio=True) for record in records]
     names = []
     for name, own in zip(base, settings, strict=True):
         others = [other for of, other in zip(base, settings, strict=True) if of == name]
@@ -164,27 +151,16 @@ def _names(records: Sequence[dict[str, Any]], settings: Sequence[dict[str, str]]
     return names
 
 
-def _base_name(record: dict[str, Any]) -> str:
-    config, results = _flat(record["config"]), record["results"]
-    name = str(results["method"])
-    if name == BalanceMethod.MIXTURE:
-        name += f" {float(config.get('ratio', results.get('ratio', math.nan))):g}:1"
-    return f"{name} by group" if config.get("by") == "group" and name != BalanceMethod.NONE else name
+def _run(record: dict[str, Any]) -> RecordedRun:
+    results, ledger = record["results"], record["label_ledger"]
+    points = tuple(_curve(results["epochs"])) if "epochs" in results else (_solved(results),)
+    if not points:
+        raise ValueError("a curve without epochs")
+    return RecordedRun(_seed(record), points, tuple(ledger["train"]), tuple(ledger["selection"]))
 
 
-def _run(path: Path, record: dict[str, Any], seed: int) -> RecordedRun:
-    results = record["results"]
-    ledger = record["label_ledger"]
-    try:
-        points = tuple(_curve(results["epochs"])) if "epochs" in results else (_solved(results),)
-        if not points:
-            raise ValueError("a curve without epochs")
-        return RecordedRun(seed, points, tuple(ledger["train"]), tuple(ledger["selection"]))
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise DataError(
-            f"{path}: the record of {results['method']}, seed {seed} ({record['command']}, {record.get('time')}) lacks "
-            f"or damages what a run must have ({type(error).__name__}: {error}). Run it again with this grobust."
-        ) from error
+def _seed(record: dict[str, Any]) -> int:
+    return int(record["seed"] if record.get("seed") is not None else record["results"].get("seed") or 0)
 
 
 def _solved(results: dict[str, Any]) -> Point:

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from grobust.errors import DataError
 from grobust.ledger import LabelLedger
+from grobust.report.record_shape import RecordLine, check_record
 from grobust.typing import PathLike
 
 __all__ = ["RECORD_SCHEMA", "LabelLedger", "Record", "append_records", "jsonable", "read_records"]
@@ -80,26 +81,46 @@ def read_records(path: PathLike, *, command: str | None = None) -> list[dict[str
     Raises
     ------
     DataError
-        If the file is missing, or a line is not a record of a known schema; the line is named.
+        If the file is missing, or a line is not a record of a known schema; the line is named, and the key.
     """
     source = Path(path)
     if not source.is_file():
         raise DataError(f"No records at {source}. Expected a records.jsonl that grobust wrote.")
-    records = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
+    records: list[dict[str, Any]] = []
+    # By bytes: text may hold other characters that end a line.
+    for number, line in enumerate(source.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
+        record = RecordLine(_parsed(line, f"{source}, line {number}"), f"{source}, line {number}")
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{source}, line {number} is not JSON ({error.msg}); a writer may have been killed."
-            ) from None
-        if not isinstance(record, dict) or record.get("schema") != RECORD_SCHEMA:
-            raise DataError(f"{source}, line {number}: not a record of schema {RECORD_SCHEMA}.")
+            check_record(record)
+        except DataError as error:
+            raise DataError(f"{record.place}: {error}. Delete the line, and run it again with this grobust.") from None
         if command is None or record["command"] == command:
             records.append(record)
     return records
+
+
+def _parsed(line: bytes, place: str) -> dict[str, Any]:
+    """The object of a line, in strict JSON."""
+
+    def refuse(text: str) -> float:
+        raise ValueError(f"{text[:40]} is no number of JSON")
+
+    def finite(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else refuse(text)
+
+    try:
+        record = json.loads(line.decode("utf-8"), parse_constant=refuse, parse_float=finite)
+    except (ValueError, RecursionError) as error:
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(
+            f"{place} is not JSON ({what}); a writer may have been killed. Delete the line, and run it again."
+        ) from None
+    if not isinstance(record, dict) or record.get("schema") != RECORD_SCHEMA:
+        raise DataError(f"{place}: not a record of schema {RECORD_SCHEMA}.")
+    return record
 
 
 def jsonable(value: Any) -> Any:

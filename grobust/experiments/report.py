@@ -80,11 +80,12 @@ def run_report(config: ReportConfig, *, on_progress: Callable[[int, int, str], N
         facts=_files(config),
         notes=notes,
     )
+    stores = _stores(config)
     scatters, examples, more = [], [], []
     unused: set[str | Path] = {*heads, *datasets}
-    for number, path in enumerate(config.stores):
+    for number, path in enumerate(stores):
         if on_progress is not None:
-            on_progress(number, len(config.stores), path.name)
+            on_progress(number, len(stores), path.name)
         with FeatureStore(path) as store:
             fitting = [p for p, own in heads.items() if _fits(own, store)]
             holding = [name for name, data in datasets.items() if _holds(data, store)]
@@ -105,6 +106,17 @@ def run_report(config: ReportConfig, *, on_progress: Callable[[int, int, str], N
     page = render_page(content)
     write_whole(config.out, page)
     return PageReport(config, config.out, len(page.encode()), len(records), content, (*notes, *more))
+
+
+def _stores(config: ReportConfig) -> list[Path]:
+    """The stores, and those in folders such as a sweep's, each once."""
+    found: dict[Path, None] = {}
+    for path in config.stores:
+        inside = sorted(path.glob("*.h5")) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"{path} has no feature store. Expected files that end in .h5.")
+        found |= dict.fromkeys(inside)
+    return list(found)
 
 
 def _check_used(config: ReportConfig, unused: set[str | Path]) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from grobust.errors import ConfigError
 from grobust.report.choices import BestIn, PlotKind, Projection, TableFormat
 
-__all__ = ["PlotConfig", "ReportConfig", "TableConfig"]
+__all__ = ["OF_CURVES", "PlotConfig", "ReportConfig", "TableConfig"]
 
 
+# Metrics that runs keep of every epoch, as fields name them, and the curves' own names.
+OF_CURVES = {"test.wga": "wga", "test.average": "average"}
 SUFFIXES = {".md": TableFormat.MARKDOWN, ".tex": TableFormat.LATEX, ".csv": TableFormat.CSV}
 
 
@@ -74,6 +76,8 @@ class PlotConfig:
             raise ConfigError(f"out must end in .png, .svg or .pdf, got {str(self.out)!r}.")
         if self.x is not None and self.kind not in (PlotKind.SCALING, PlotKind.MIXTURE_ABLATION):
             raise ConfigError(f"x is for scaling and mixture-ablation; {self.kind} has an axis of its own.")
+        if self.kind in (PlotKind.COLLAPSE, PlotKind.MIXTURE) and self.value not in OF_CURVES:
+            raise ConfigError(f"value of {self.kind} must be {' or '.join(OF_CURVES)}, got {self.value!r}.")
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class ReportConfig:
     ----------
     records : files of records, or folders with a ``records.jsonl``
     out : file, ``.html``
-    stores : feature stores whose rows are drawn
+    stores : feature stores whose rows are drawn, or folders with some
     heads : files of heads on these features, for mistakes
     head : name or number of the one to use; None for the recommended method's, or the first
     datasets, data_dir, columns : where texts and thumbnails of the stores' rows come from

@@ -19,6 +19,7 @@ from grobust.heads import HeadInfo
 from grobust.metrics import group_metrics
 from grobust.probe import Probe, logits_by_block
 from grobust.report.choices import Projection
+from grobust.report.labels import short_backbones
 from grobust.report.page.content import Example, Examples
 from grobust.report.projection import principal_plane, umap_plane
 
@@ -89,7 +90,7 @@ def scatter_of(store: FeatureStore, config: ReportConfig, head: HeadOnStore | No
     if rows.size < store.n:
         caption += f" {rows.size:,} of {store.n:,} rows, drawn with seed {config.seed}."
     return {
-        "title": f"{made.dataset}, {made.backbone}",
+        "title": f"{made.dataset}, {short_backbones([made.backbone])[made.backbone]}",
         "label": f"Features of {made.dataset} in two dimensions, coloured by group",
         "caption": caption,
         "n": int(rows.size),

@@ -117,7 +117,8 @@ def require_disjoint(dataset: str, groups: Groups, what: str) -> None:
 def balanced(config: ProbeConfig | TrajectoryConfig, train: Groups) -> tuple[Cell, ...]:
     """A balanced sample for every method and seed, in this order."""
     balancers = {
-        m: make_balancer(m, by=config.by, ratio=config.ratio, normalize=config.normalize) for m in config.balance
+        m: make_balancer(m, by=config.by, ratio=config.ratio, normalize=config.normalize, sampler=config.sampler)
+        for m in config.balance
     }
     return tuple(
         Cell(method, seed, balancers[method].sample(train, seed=seed))

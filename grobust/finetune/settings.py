@@ -29,7 +29,7 @@ class FinetuneSettings:
     Parameters
     ----------
     seed : of the new head, the kept rows, the minibatches, augmentation and dropout
-    balance, by, ratio, normalize : see `grobust.balancing`
+    balance, by, ratio, sampler, normalize : see `grobust.balancing`
     epochs : passes over the rows that the method keeps; with ``match="steps"`` over all n training rows
     max_steps : stop after so many minibatches; None for all epochs
     match : with ``"steps"`` an epoch has the ⌈n / batch_size⌉ minibatches of `none`, whatever the method
@@ -60,6 +60,7 @@ class FinetuneSettings:
     balance: BalanceMethod = BalanceMethod.NONE
     by: BalanceBy = BalanceBy.CLASS
     ratio: float = DEFAULT_RATIO
+    sampler: bool = True
     normalize: WeightNormalization = WeightNormalization.BATCH
     epochs: int = 20
     max_steps: int | None = None
@@ -120,11 +121,13 @@ class FinetuneSettings:
 
     def balancer(self) -> Balancer:
         """The balancing method with its settings."""
-        return make_balancer(self.balance, by=self.by, ratio=self.ratio, normalize=self.normalize)
+        return make_balancer(self.balance, by=self.by, ratio=self.ratio, normalize=self.normalize, sampler=self.sampler)
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights and the curve, JSON-able."""
-        return {name: _plain(value) for name, value in asdict(self).items() if name not in HARMLESS}
+        found = {name: _plain(value) for name, value in asdict(self).items() if name not in HARMLESS}
+        # Younger than runs that were made before it and are the same.
+        return {name: value for name, value in found.items() if (name, value) != ("sampler", True)}
 
 
 def _choose(settings: FinetuneSettings, name: str, kind: type[StrEnum]) -> None:

@@ -38,6 +38,7 @@ class PlotKind(StrEnum):
     RHO_NULL = "rho-null"
     RHO_OVER_TRAINING = "rho-over-training"
     RHO_GAP = "rho-gap"
+    COMPOSITION = "composition"
 
 
 class Projection(StrEnum):

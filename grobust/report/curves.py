@@ -13,6 +13,8 @@ from grobust.report._canvas import draw_band, in_order, method_style, methods_in
 
 __all__ = ["TrajectoryPoint", "plot_collapse", "plot_trajectories", "steps_per_epoch"]
 
+METRIC_WORDS = {"wga": "worst-group", "average": "average"}
+
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
@@ -70,11 +72,15 @@ def plot_trajectories(points: Sequence[TrajectoryPoint], stem: Path, *, split: s
     return write(figure, stem, [asdict(p) for p in points], [f.name for f in fields(TrajectoryPoint)])
 
 
-def plot_collapse(points: Sequence[TrajectoryPoint], stem: Path) -> tuple[Path, ...]:
-    """Test worst-group accuracy against the epoch, one panel per data set; bands are ± 1 sd over seeds.
+def plot_collapse(points: Sequence[TrajectoryPoint], stem: Path, *, metric: str = "wga") -> tuple[Path, ...]:
+    """Test accuracy against the epoch, one panel per data set; bands are ± 1 sd over seeds.
 
-    A diamond marks validation's best epoch. Where all methods take the same number of steps per epoch, a second axis
-    counts them; else the legend says how many each takes.
+    A diamond marks the epoch at which validation's worst-group accuracy was best. Where all methods take the same
+    number of steps per epoch, a second axis counts them; else the legend says how many each takes.
+
+    Parameters
+    ----------
+    metric : ``wga`` or ``average``
 
     Returns
     -------
@@ -90,12 +96,12 @@ def plot_collapse(points: Sequence[TrajectoryPoint], stem: Path) -> tuple[Path, 
         for j, method in enumerate(methods):
             own = [p for p in panel if p.method == method]
             note = "" if shared else f", {rates[method]:.4g} steps/epoch"
-            _curve(ax, own, "epoch", j, note=note)
+            _curve(ax, own, "epoch", j, note=note, metric=metric)
         if shared:
             _count_steps(ax, rates[methods[0]])
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("epoch")
-        ax.set_ylabel("test worst-group accuracy (%)")
+        ax.set_ylabel(f"test {METRIC_WORDS[metric]} accuracy (%)")
         titled(ax, f"{dataset}: mean ± sd over seeds")
         ax.legend(frameon=False, fontsize=8)
     return write(figure, stem, [asdict(p) for p in points], [f.name for f in fields(TrajectoryPoint)])
@@ -120,12 +126,14 @@ def _count_steps(ax: Axes, rate: float) -> None:
     second.tick_params(labelsize=8)
 
 
-def _curve(ax: Axes, points: Sequence[TrajectoryPoint], unit: str, position: int = 0, *, note: str = "") -> None:
+def _curve(
+    ax: Axes, points: Sequence[TrajectoryPoint], unit: str, position: int = 0, *, note: str = "", metric: str = "wga"
+) -> None:
     """One method: mean and band over seeds after each epoch, at the seeds' mean of the unit."""
     epochs = sorted({p.epoch for p in points})
     at = [[p for p in points if p.epoch == epoch] for epoch in epochs]
     x = [float(np.mean([getattr(p, unit) for p in each])) for each in at]
-    values = [[100 * p.wga for p in each] for each in at]
+    values = [[100 * getattr(p, metric) for p in each] for each in at]
     style = method_style(points[0].method, position)
     label = f"{plain(points[0].method)} (n = {len({p.seed for p in points})}{note})"
     draw_band(ax, x, values, style=style, label=label)

@@ -27,7 +27,7 @@ __all__ = [
     "text_of",
 ]
 
-ROOTS = ("", "results.", "config.", "provenance.")
+ROOTS = ("", "results.", "config.settings.", "config.", "provenance.")
 # Of a configuration, what does not make another run: places, budgets, and the lists that the run is one of.
 NOT_SETTINGS = {"balance", "seeds", "records", "save", "figures", "device", "out", "max_bytes", "memory_bytes",
                 "workers", "resume", "overwrite", "store"}  # fmt: skip

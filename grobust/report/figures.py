@@ -11,7 +11,9 @@ from grobust.report._canvas import in_order, method_style, methods_in_order, pan
 
 __all__ = [
     "GroupSpectrum",
+    "MeanSpectrum",
     "MethodResult",
+    "mean_spectra",
     "plot_eigenvalues",
     "plot_wga_by_method",
 ]
@@ -34,13 +36,35 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class GroupSpectrum:
-    """Eigenvalues of one group, descending."""
+    """Eigenvalues of one group, descending; `seed` of the run, or None."""
 
     dataset: str
     group: str
     n: int
     is_minority: bool
     eigenvalues: tuple[float, ...]
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class MeanSpectrum:
+    """Eigenvalues of one group over runs.
+
+    Parameters
+    ----------
+    n : rows, the mean of the runs'
+    is_minority : in the first run
+    mean, sd : of every rank that all runs have, the sd of the population
+    runs : how many
+    """
+
+    dataset: str
+    group: str
+    n: int
+    is_minority: bool
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    runs: int
 
 
 def plot_wga_by_method(results: Sequence[MethodResult], stem: Path) -> tuple[Path, ...]:
@@ -73,33 +97,58 @@ def plot_wga_by_method(results: Sequence[MethodResult], stem: Path) -> tuple[Pat
     return write(figure, stem, [asdict(r) for r in results], [f.name for f in fields(MethodResult)])
 
 
+def mean_spectra(spectra: Sequence[GroupSpectrum]) -> list[MeanSpectrum]:
+    """Mean and sd of the runs of every group of every data set, in order."""
+    own: dict[tuple[str, str], list[GroupSpectrum]] = {}
+    for spectrum in spectra:
+        own.setdefault((spectrum.dataset, spectrum.group), []).append(spectrum)
+    found = []
+    for (dataset, group), runs in own.items():
+        rank = min(len(s.eigenvalues) for s in runs)
+        values = np.array([s.eigenvalues[:rank] for s in runs], dtype=np.float64)
+        n = round(float(np.mean([s.n for s in runs])))
+        mean, sd = (tuple(found.tolist()) for found in (values.mean(axis=0), values.std(axis=0)))
+        found.append(MeanSpectrum(dataset, group, n, runs[0].is_minority, mean, sd, len(runs)))
+    return found
+
+
 def plot_eigenvalues(spectra: Sequence[GroupSpectrum], stem: Path) -> tuple[Path, ...]:
     """Largest eigenvalues of each group's covariance on a log axis; minority groups dashed and starred.
 
+    Lines are means over runs, bands ± 1 sd where there are several.
+
     Returns
     -------
-    The files written: PNG, SVG, CSV.
+    The files written: PNG, SVG, CSV; the CSV has every run.
     """
-    datasets = in_order(s.dataset for s in spectra)
+    means = mean_spectra(spectra)
+    datasets = in_order(s.dataset for s in means)
     figure, axes = panels(len(datasets))
     for ax, dataset in zip(axes, datasets, strict=True):
-        for i, s in enumerate(s for s in spectra if s.dataset == dataset):
+        panel = [s for s in means if s.dataset == dataset]
+        for i, s in enumerate(panel):
             label = f"{plain(s.group)}{' *' if s.is_minority else ''} (n={s.n})"
-            ranks = np.arange(1, len(s.eigenvalues) + 1)
+            ranks = np.arange(1, len(s.mean) + 1)
             style = series_style(i) | {"ls": "--" if s.is_minority else "-"}
-            ax.plot(ranks, s.eigenvalues, label=label, ms=4, **style)
+            ax.plot(ranks, s.mean, label=label, ms=4, **style)
+            mean, sd = np.array(s.mean), np.array(s.sd)
+            # A log axis has no place for zero.
+            ax.fill_between(ranks, np.maximum(mean - sd, mean / 10), mean + sd, color=style["color"], alpha=0.2, lw=0)
         ax.set_yscale("log")
         ax.set_xlabel("rank")
         ax.set_ylabel("eigenvalue of the group's covariance")
-        ax.set_xticks(range(1, 1 + max(len(s.eigenvalues) for s in spectra)))
-        titled(ax, f"{dataset}: * minority group of its class")
+        ax.set_xticks(range(1, 1 + max(len(s.mean) for s in panel)))
+        runs = max(s.runs for s in panel)
+        titled(ax, f"{dataset}: * minority group of its class" + (f", mean ± sd of {runs} runs" if runs > 1 else ""))
         ax.legend(frameon=False, fontsize=8)
+    columns = ["dataset", "group", "n", "is_minority", "seed", "rank", "eigenvalue"]
     rows = [
-        {"dataset": s.dataset, "group": s.group, "n": s.n, "is_minority": s.is_minority, "rank": rank, "eigenvalue": v}
+        {"dataset": s.dataset, "group": s.group, "n": s.n, "is_minority": s.is_minority, "seed": s.seed, "rank": rank,
+         "eigenvalue": v}
         for s in spectra
         for rank, v in enumerate(s.eigenvalues, start=1)
-    ]
-    return write(figure, stem, rows, ["dataset", "group", "n", "is_minority", "rank", "eigenvalue"])
+    ]  # fmt: skip
+    return write(figure, stem, rows, columns)
 
 
 def _method_bar(ax: Axes, x: int, runs: Sequence[MethodResult]) -> None:

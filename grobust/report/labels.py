@@ -1,18 +1,30 @@
 """Which run a store or a record belongs to: data set, method, seed and epoch; and names that tell runs apart."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from grobust.report.fields import NOT_SETTINGS, method_of, text_of
 from grobust.settings import BalanceMethod
 
-__all__ = ["RunLabel", "differences", "panel_names", "run_label", "run_names", "spectrum_label"]
+__all__ = [
+    "RunLabel",
+    "base_name",
+    "differences",
+    "networks_of",
+    "panel_names",
+    "run_label",
+    "run_names",
+    "settings_of",
+    "short_backbones",
+    "spectrum_label",
+]
 
 # Part of a run's name already, or of its data.
-NAMED = {"by", "ratio", "method", "seed", "dataset", "backbone", "data_dir", "split"}
+NAMED = {"by", "ratio", "sampler", "method", "methods", "run_dir", "seed", "dataset", "backbone", "data_dir", "split"}
 
 
 @dataclass(frozen=True)
@@ -66,14 +78,45 @@ def spectrum_label(record: dict[str, Any]) -> RunLabel:
     )  # fmt: skip
 
 
+def networks_of(records: Sequence[dict[str, Any]], runs: Mapping[str, str]) -> list[str]:
+    """What made the features of every record: the backbone; for a trained network that before training.
+
+    Parameters
+    ----------
+    runs : backbones of finetuned runs, by the digest of the run; for others the name of the run's folder without
+        method and seed
+    """
+    names = []
+    for record in records:
+        made = record["provenance"]
+        backbone, run = str(made.get("backbone")), str((made.get("options") or {}).get("run"))
+        if run in runs:
+            backbone = f"{runs[run]}, finetuned"
+        elif backbone.startswith("run:"):
+            folder = PurePath(backbone.removeprefix("run:").rpartition("@")[0]).name
+            backbone = re.sub(rf"[-_.](?:{'|'.join(BalanceMethod)}|seed[-_=]?\d).*", "", folder)
+        names.append(backbone)
+    return names
+
+
+def short_backbones(backbones: Iterable[str]) -> dict[str, str]:
+    """Backbones as they are shown: a run without the folders that it lies in, unless two would have one name."""
+    found = {}
+    for backbone in backbones:
+        run, at, epoch = backbone.rpartition("@")
+        found[backbone] = f"run:{PurePath(run).name}{at}{epoch}" if backbone.startswith("run:") and at else backbone
+    names = Counter(found.values())
+    return {backbone: name if names[name] == 1 else backbone for backbone, name in found.items()}
+
+
 def run_names(records: Sequence[dict[str, Any]]) -> list[str]:
     """A name for every run, the same for runs that differ in their seed alone.
 
     The method; the ratio of a mixture where there are several; ``by group``; and the settings in which runs of one
     command, data set, backbone and name still differ.
     """
-    ratios = {text_of(r["config"].get("ratio")) for r in records if method_of(r) == BalanceMethod.MIXTURE}
-    base = [_base_name(record, len(ratios) > 1) for record in records]
+    ratios = {text_of(_flat(r["config"]).get("ratio")) for r in records if method_of(r) == BalanceMethod.MIXTURE}
+    base = [base_name(record, with_ratio=len(ratios) > 1) for record in records]
     panels = [
         (r.get("command"), r["provenance"].get("dataset"), r["provenance"].get("backbone"), name)
         for r, name in zip(records, base, strict=True)
@@ -81,10 +124,10 @@ def run_names(records: Sequence[dict[str, Any]]) -> list[str]:
     values: dict[tuple[Any, ...], dict[str, set[str]]] = {}
     for record, key in zip(records, panels, strict=True):
         of_panel = values.setdefault(key, {})
-        for name, value in _settings(record).items():
+        for name, value in settings_of(record).items():
             of_panel.setdefault(name, set()).add(value)
     return [
-        ", ".join([key[-1], *(f"{k} {v}" for k, v in sorted(_settings(r).items()) if len(values[key][k]) > 1)])
+        ", ".join([key[-1], *(f"{k} {v}" for k, v in sorted(settings_of(r).items()) if len(values[key][k]) > 1)])
         for r, key in zip(records, panels, strict=True)
     ]
 
@@ -103,10 +146,11 @@ def panel_names(records: Sequence[dict[str, Any]], *, across_backbones: bool = F
         commands.add(keys[-1][1])
         backbones.add(keys[-1][2])
     names = []
+    short = short_backbones({backbone for *_, backbone in keys})
     for dataset, command, backbone in keys:
         commands, backbones = of_dataset[dataset]
         parts = [dataset, command if len(commands) > 1 else ""]
-        parts.append(backbone if len(backbones) > 1 and not across_backbones else "")
+        parts.append(short[backbone] if len(backbones) > 1 and not across_backbones else "")
         names.append(", ".join(part for part in parts if part))
     return names
 
@@ -118,22 +162,34 @@ def differences(records: Sequence[dict[str, Any]]) -> list[str]:
         own = {"command": str(record.get("command")), "method": str(method_of(record))}
         own |= {name: str(record["provenance"].get(name)) for name in ("dataset", "backbone", "pooling")}
         if method_of(record) != BalanceMethod.NONE:
-            own["by"] = str(record["config"].get("by"))
+            own["by"] = str(_flat(record["config"]).get("by"))
         if method_of(record) == BalanceMethod.MIXTURE:
-            own["ratio"] = str(record["config"].get("ratio"))
-        described.append(own | _settings(record))
+            own |= {name: str(_flat(record["config"]).get(name)) for name in ("ratio", "sampler")}
+        described.append(own | settings_of(record))
     names = dict.fromkeys(name for own in described for name in own)
     return [name for name in names if len({own.get(name, "") for own in described}) > 1]
 
 
-def _settings(record: dict[str, Any]) -> dict[str, str]:
+def settings_of(record: dict[str, Any]) -> dict[str, str]:
+    """Settings that tell runs apart, as texts; nested ones stand beside the others. Not what `base_name` says."""
     left_out = NOT_SETTINGS | NAMED
-    return {key: text_of(value) for key, value in record["config"].items() if key not in left_out}
+    return {key: text_of(value) for key, value in _flat(record["config"]).items() if key not in left_out}
 
 
-def _base_name(record: dict[str, Any], with_ratio: bool) -> str:
-    config = record["config"]
+def base_name(record: dict[str, Any], *, with_ratio: bool) -> str:
+    """Method, ratio of a mixture where it is asked for, and what is balanced."""
+    config = _flat(record["config"])
     name = method_of(record) or str(record.get("command"))
-    if name == BalanceMethod.MIXTURE and with_ratio and config.get("ratio") is not None:
+    is_mixture = name == BalanceMethod.MIXTURE
+    if is_mixture and with_ratio and config.get("ratio") is not None:
         name += f" {text_of(float(config['ratio']))}:1"
+    if is_mixture and config.get("sampler") is False:
+        name += " without sampler"
     return f"{name} by group" if config.get("by") == "group" and name != BalanceMethod.NONE else name
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value) if isinstance(value, dict) else {key: value}
+    return found

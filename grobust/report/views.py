@@ -1,18 +1,23 @@
 """Records as what figures and pages draw. Nothing is computed here that a record does not say."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from grobust.errors import DataError
 from grobust.report.comparisons import GroupAccuracy, NumberPoint, ScorePoint
+from grobust.report.composition import GroupCount
 from grobust.report.curves import TrajectoryPoint
-from grobust.report.fields import lookup, method_of
+from grobust.report.fields import lookup, method_of, text_of
 from grobust.report.figures import GroupSpectrum, MethodResult
-from grobust.report.labels import RunLabel, panel_names, run_names, spectrum_label
+from grobust.report.labels import RunLabel, networks_of, panel_names, run_names, spectrum_label
 from grobust.report.null_figures import NullRange
+from grobust.report.record_shape import LARGEST, place_of, reading
 from grobust.report.spectra import RhoPoint
+from grobust.settings import BalanceMethod
 from grobust.spectrum import Against, RatioAndGap
 
 __all__ = [
@@ -20,6 +25,7 @@ __all__ = [
     "final_metrics",
     "gap_pairs",
     "group_accuracies",
+    "group_counts",
     "group_spectra",
     "method_result",
     "method_results",
@@ -28,8 +34,6 @@ __all__ = [
     "rho_points",
     "score_points",
 ]
-
-Point = TypeVar("Point")
 
 
 def final_metrics(record: dict[str, Any], split: str = "test") -> dict[str, Any] | None:
@@ -60,7 +64,7 @@ def method_result(record: dict[str, Any], panel: str | None = None, name: str | 
 
 def method_results(records: Sequence[dict[str, Any]]) -> list[MethodResult]:
     """Test metrics of all runs that have them."""
-    return [_read(r, partial(method_result, panel=panel, name=name)) for r, panel, name in _named(records)]
+    return [reading(r, partial(method_result, panel=panel, name=name)) for r, panel, name in _named(records)]
 
 
 def group_accuracies(records: Sequence[dict[str, Any]]) -> list[GroupAccuracy]:
@@ -75,7 +79,7 @@ def group_accuracies(records: Sequence[dict[str, Any]]) -> list[GroupAccuracy]:
             if g["value"] is not None
         ]
 
-    return [point for r, panel, name in _named(records) for point in _read(r, partial(of, panel, name))]
+    return [point for r, panel, name in _named(records) for point in reading(r, partial(of, panel, name))]
 
 
 def curve_points(records: Sequence[dict[str, Any]]) -> list[TrajectoryPoint]:
@@ -85,7 +89,7 @@ def curve_points(records: Sequence[dict[str, Any]]) -> list[TrajectoryPoint]:
     return [
         point
         for record, panel, name in zip(curves, panel_names(curves), run_names(curves), strict=True)
-        for point in _read(record, partial(_curve, panel, name))
+        for point in reading(record, partial(_curve, panel, name))
     ]
 
 
@@ -94,20 +98,27 @@ def number_points(records: Sequence[dict[str, Any]], x: str, value: str) -> list
     kept = [r for r in records if lookup(r, value) is not None and lookup(r, x) is not None]
     points = []
     for record, panel in zip(kept, panel_names(kept, across_backbones=True), strict=True):
+        name = f"{method_of(record)}{' without sampler' if _without_sampler(record) else ''}"
         at, found = lookup(record, x), lookup(record, value)
         assert at is not None
         assert found is not None
-        if any(isinstance(v, bool) or not isinstance(v, int | float) for v in (at.value, found.value)):
-            raise DataError(f"{x} and {value} must be numbers, a record has {at.value!r} and {found.value!r}.")
+        for asked, number in ((x, at.value), (value, found.value)):
+            if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= LARGEST:
+                raise DataError(f"{place_of(record)}: {asked} must be a number, got {text_of(number)[:60]!r}.")
         results = record["results"]
         interpolates = results["interpolation_epoch"] is not None if "interpolation_epoch" in results else None
         points.append(
             NumberPoint(
-                panel, str(method_of(record)), _seed(record), float(at.value), float(found.value), found.low,
+                panel, name, _seed(record), float(at.value), float(found.value), found.low,
                 found.high, interpolates,
             )
         )  # fmt: skip
     return points
+
+
+def _without_sampler(record: dict[str, Any]) -> bool:
+    found = lookup(record, "sampler")
+    return method_of(record) == BalanceMethod.MIXTURE and found is not None and found.value is False
 
 
 def score_points(records: Sequence[dict[str, Any]], value: str) -> list[ScorePoint]:
@@ -116,8 +127,10 @@ def score_points(records: Sequence[dict[str, Any]], value: str) -> list[ScorePoi
     for record, panel, name in _named(records):
         test, scores = lookup(record, value), record["results"].get("val_scores") or {}
         if not scores:
-            scores = _read(record, _validation_scores)
+            scores = reading(record, _validation_scores)
         if test is not None:
+            if isinstance(test.value, bool) or not isinstance(test.value, int | float):
+                raise DataError(f"{place_of(record)}: {value} must be a number, got {text_of(test.value)[:60]!r}.")
             found += [
                 ScorePoint(panel, name, _seed(record), score, float(number), test.value)
                 for score, number in scores.items()
@@ -126,22 +139,60 @@ def score_points(records: Sequence[dict[str, Any]], value: str) -> list[ScorePoi
     return found
 
 
+def group_counts(records: Sequence[dict[str, Any]]) -> list[GroupCount]:
+    """Rows of every group in every split of every data set.
+
+    Training rows are those that a run without balancing kept; other splits those that some run was evaluated on.
+    """
+
+    def of(record: dict[str, Any]) -> dict[str, dict[str, int]]:
+        results = record["results"]
+        found = {
+            split: {group["name"]: group["n"] for group in (final_metrics(record, split) or {}).get("groups", [])}
+            for split in ("val", "test")
+        }
+        kept = results["balance"].get("kept", {}) if isinstance(results.get("balance"), dict) else {}
+        if method_of(record) == BalanceMethod.NONE:
+            # Records keep this by name; the order of groups is that of the metrics.
+            order = [name for name in {**found["test"], **found["val"]} if name in kept]
+            found["train"] = {name: int(kept[name]) for name in [*order, *(n for n in kept if n not in order)]}
+        return found
+
+    datasets: dict[str, dict[str, dict[str, int]]] = {}
+    for record in records:
+        splits = datasets.setdefault(str(record["provenance"].get("dataset")), {})
+        for split, groups in reading(record, of).items():
+            if groups:
+                splits.setdefault(split, groups)
+    return [
+        GroupCount(dataset, split, name.split(" / ")[0], name, n)
+        for dataset, splits in datasets.items()
+        for split in ("train", "val", "test")
+        for name, n in splits.get(split, {}).items()
+    ]
+
+
 def group_spectra(records: Sequence[dict[str, Any]]) -> list[GroupSpectrum]:
     """Eigenvalues of every group of every record of spectra, the last epoch of each run."""
-    found = []
-    for record, label in _last(records):
-        title = _title(label)
+
+    def of(label: RunLabel, record: dict[str, Any]) -> list[GroupSpectrum]:
+        found = []
         for group in record["results"]["groups"]:
             values = tuple(v for v in group["eigenvalues"] if v is not None)
             if values:
-                found.append(GroupSpectrum(title, group["name"], group["n"], bool(group["minority"]), values))
-    return found
+                found.append(
+                    GroupSpectrum(_panel(label), group["name"], group["n"], bool(group["minority"]), values, label.seed)
+                )
+        return found
+
+    return [spectrum for r, label in _last(records) for spectrum in reading(r, partial(of, label))]
 
 
 def rho_points(records: Sequence[dict[str, Any]], *, last: bool) -> list[RhoPoint]:
     """ρ(y) of every class; of the last epoch of each run, or of all."""
-    points = []
-    for record, label in _last(records) if last else _labelled(records):
+
+    def of(label: RunLabel, record: dict[str, Any]) -> list[RhoPoint]:
+        points = []
         for ratio in _ratios(record):
             null = ratio["inference"] or {}
             low, high = (math.nan if null.get(k) is None else null[k] for k in ("null_low", "null_high"))
@@ -150,40 +201,53 @@ def rho_points(records: Sequence[dict[str, Any]], *, last: bool) -> list[RhoPoin
                     label.dataset, label.method, label.seed, label.epoch, ratio["class_name"], ratio["rho"], low, high
                 )
             )
-    return points
+        return points
+
+    labelled = _last(records) if last else _labelled(records)
+    return [point for r, label in labelled for point in reading(r, partial(of, label))]
 
 
 def null_ranges(records: Sequence[dict[str, Any]], *, all_ratios: bool = False) -> list[NullRange]:
     """ρ(y) beside the quantiles of its size-matched null; with `all_ratios` also where a record has no null."""
-    found = []
-    for record, label in _last(records):
+
+    def of(label: RunLabel, record: dict[str, Any]) -> list[NullRange]:
+        found = []
         for ratio in _ratios(record):
             null = ratio["inference"] or {}
-            quantiles = {float(level): float(value) for level, value in null.get("null_quantiles", {}).items()}
+            quantiles = {float(k): float(v) for k, v in (null.get("null_quantiles") or {}).items()}
+            p_value = null.get("p_value")
             if quantiles or all_ratios:
                 found.append(
                     NullRange(
-                        _title(label), ratio["class_name"], ratio["rho"], quantiles, null.get("p_value", math.nan),
-                        null.get("reading", ""), ratio["minority"], ratio["n_minority"], ratio["n_majority"],
+                        _title(label), ratio["class_name"], ratio["rho"], quantiles,
+                        math.nan if p_value is None else p_value, null.get("reading", ""), ratio["minority"],
+                        ratio["n_minority"], ratio["n_majority"],
                     )
                 )  # fmt: skip
-    return found
+        return found
+
+    return [found for r, label in _last(records) for found in reading(r, partial(of, label))]
+
+
+def _panel(label: RunLabel) -> str:
+    return ", ".join(part for part in (label.dataset, label.method if label.method != "none" else "") if part)
 
 
 def _title(label: RunLabel) -> str:
-    parts = [label.dataset, label.method if label.method != "none" else ""]
-    parts.append(f"seed {label.seed}" if label.seed is not None else "")
-    return ", ".join(part for part in parts if part)
+    return _panel(label) + (f", seed {label.seed}" if label.seed is not None else "")
 
 
 def gap_pairs(records: Sequence[dict[str, Any]]) -> list[RatioAndGap]:
     """ρ(y) and accuracy gaps of records of spectra that had heads."""
-    return [
-        RatioAndGap(pair["run"], pair["class_name"], pair["rho"], pair["gap"], pair["n_minority"])
-        for record, _ in _last(records)
-        for pair in record["results"].get("gaps", [])
-        if pair["rho"] is not None and pair["gap"] is not None
-    ]
+
+    def of(record: dict[str, Any]) -> list[RatioAndGap]:
+        return [
+            RatioAndGap(pair["run"], pair["class_name"], pair["rho"], pair["gap"], pair["n_minority"])
+            for pair in record["results"].get("gaps", [])
+            if pair["rho"] is not None and pair["gap"] is not None
+        ]
+
+    return [pair for record, _ in _last(records) for pair in reading(record, of)]
 
 
 def _validation_scores(record: dict[str, Any]) -> dict[str, float | None]:
@@ -216,12 +280,25 @@ def _curve(panel: str, name: str, record: dict[str, Any]) -> list[TrajectoryPoin
     ]
 
 
-def _labelled(records: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], RunLabel]]:
+def _labelled(records: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], RunLabel]]:
+    """Records of spectra; features of several networks on one data set are told apart by the network."""
     spectra = [r for r in records if r.get("command") == "spectrum"]
-    return [(r, _read(r, spectrum_label)) for r in spectra]
+    runs = {r["results"].get("run"): str(r["provenance"].get("backbone")) for r in records if _is_network(r)}
+    networks = networks_of(spectra, runs)
+    labels = [reading(r, spectrum_label) for r in spectra]
+    on = {(label.dataset, network) for label, network in zip(labels, networks, strict=True)}
+    several = {dataset for dataset, count in Counter(dataset for dataset, _ in on).items() if count > 1}
+    return [
+        (r, replace(label, dataset=f"{label.dataset}, {network}") if label.dataset in several else label)
+        for r, label, network in zip(spectra, labels, networks, strict=True)
+    ]
 
 
-def _last(records: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], RunLabel]]:
+def _is_network(record: dict[str, Any]) -> bool:
+    return record.get("command") == "finetune" and isinstance(record.get("results", {}).get("run"), str)
+
+
+def _last(records: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], RunLabel]]:
     """Records of spectra of the last epoch of their run; those without an epoch all count."""
     labelled = _labelled(records)
     last: dict[tuple[Any, ...], int] = {}
@@ -242,14 +319,3 @@ def _ratios(record: dict[str, Any]) -> list[dict[str, Any]]:
 def _seed(record: dict[str, Any]) -> int:
     seed = record.get("seed")
     return int(record["results"].get("seed") or 0 if seed is None else seed)
-
-
-def _read(record: dict[str, Any], view: Callable[[dict[str, Any]], Point]) -> Point:
-    """Apply a view; what a record lacks is an error that names it."""
-    try:
-        return view(record)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(
-            f"The record of `grobust {record.get('command')}`, seed {record.get('seed')}, {record.get('time')} lacks "
-            f"or damages what a run must have ({type(error).__name__}: {error}). Run it again with this grobust."
-        ) from error

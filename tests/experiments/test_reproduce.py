@@ -94,6 +94,8 @@ def test_interval_is_students() -> None:
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=np.std(values, ddof=1) / math.sqrt(3))
     assert interval(values) == pytest.approx((low, high))
     assert interval([0.3]) == (None, None)
+    # Two seeds leave a mean anywhere; a percentage is still one.
+    assert interval([10.0, 40.0], within=(0.0, 100.0)) == (0.0, 100.0)
 
 
 def test_composition_says_which_folder_is_missing_and_counts(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_panels_take_the_seeds_that_all_have_and_the_last_of_repeats(tmp_path: P
     append_records(path, [a_record("mixture", s, 0.1 * s, scores, ratio=r) for r in (2.0, 3.0) for s in (2, 3)])
     append_records(path, [a_record("none", 3, 0.9, scores), a_record("none", 3, 0.8, scores, l2=[9.0])])
     (panel,) = read_panels(path, command="probe")
-    assert [c.name for c in panel.candidates] == ["none", "mixture 2:1", "mixture 3:1", "none, l2 [9.0]"]
+    assert [c.name for c in panel.candidates] == ["none", "mixture 2:1", "mixture 3:1", "none, l2 9"]
     assert panel.seeds == (3,)
     assert any("recorded again" in note for note in panel.notes)
     assert any("seed(s) 1, 2 left out" in note for note in panel.notes)
@@ -276,7 +276,7 @@ def test_damaged_records_are_named(tmp_path: Path, damage: str) -> None:
     else:
         record.label_ledger.clear()
     append_records(tmp_path / "r.jsonl", [record])
-    with pytest.raises(DataError, match=r"record of none, seed 1.*Run it again"):
+    with pytest.raises(DataError, match=r"line 1 lacks or damages what a run of `grobust .*, and run it again"):
         run_select(SelectConfig(tmp_path / "r.jsonl"))
 
 

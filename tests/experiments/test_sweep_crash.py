@@ -1,6 +1,7 @@
-"""Sweeps that are killed, that fail, and that several processes run at once: real processes, a tiny grid."""
+"""Sweeps that are killed or interrupted, that fail, and that several processes run at once: real processes."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -55,6 +56,36 @@ def test_killed_at_twenty_moments_it_ends_in_the_same_records(
     _, said = last.communicate(timeout=900)
     assert last.returncode == 0, said.decode()
     assert contents(tmp_path / f"out-{folders}" / "records.jsonl") == wanted
+
+
+@pytest.mark.timeout(900)
+def test_ctrl_c_stops_soon_and_loses_nothing(straight: tuple[Path, float], tmp_path: Path) -> None:
+    """As a terminal sends it: to every process of the sweep's group."""
+    psutil = pytest.importorskip("psutil")
+    grid, out = write_grid(tmp_path), tmp_path / "out"
+    process = start(grid, out, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not list(out.glob("steps/*/done.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    before = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    # A worker has five seconds to end; the rest is a loaded machine.
+    assert time.monotonic() - before < 30
+    assert process.returncode == 130, said.decode()
+    assert "Interrupted: What was finished is kept" in said.decode()
+    assert "Traceback" not in said.decode()
+    assert [w for w in workers if w.is_running() and w.status() != psutil.STATUS_ZOMBIE] == []
+    assert list(out.glob("steps/*/claim.json")) == []
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("steps/*/done.json")}
+    assert 0 < len(kept) < CELLS
+    again = start(grid, out)
+    _, said = again.communicate(timeout=900)
+    assert again.returncode == 0, said.decode()
+    assert contents(out / "records.jsonl") == contents(straight[0])
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 @pytest.mark.timeout(900)

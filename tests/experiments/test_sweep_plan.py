@@ -1,5 +1,6 @@
 """Plans: every step once, keys by content, and the paper's grids on fixtures in the real layouts."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -25,9 +26,9 @@ WRITERS = {
 }  # fmt: skip
 # Sizes × (methods and ratios) × seeds, and so on; multiplied out by hand from the paper's lists.
 NETWORKS = {
-    "waterbirds": 6 * 5 * 3 + 5 * 3 + 8 * 5 * 3,
-    "celeba": 6 * 6 * 3 + 4 * 3 + 8 * 5 * 3,
-    "civilcomments": 5 * 6 * 3 + 3 * 3,
+    "waterbirds": 6 * 5 * 3 + 5 * 3 + 3 + 8 * 5 * 3,
+    "celeba": 6 * 6 * 3 + 4 * 3 + 3 + 8 * 5 * 3,
+    "civilcomments": 5 * 6 * 3 + 3 * 3 + 3,
     "multinli": 5 * 1 * 3,
 }
 SPECTRA = {"waterbirds": 5 * 3, "celeba": 6 * 3, "civilcomments": 3, "multinli": 3}
@@ -99,6 +100,12 @@ def test_heads_are_those_of_one_call_and_one_more_seed_adds_its_cells_alone(tmp_
 
     assert run_sweep(config).after.recorded == 10
     assert len(read_records(report.records)) == 10
+    # A record that lost what it was computed from counts for nothing.
+    lines = report.records.read_text().splitlines()
+    damaged = json.loads(lines[3]) | {"provenance": None}
+    report.records.write_text("\n".join([*lines[:3], json.dumps(damaged), *lines[4:]]) + "\n")
+    assert plan_sweep(config).recorded == 9
+    report.records.write_text("\n".join(lines) + "\n")
     grid.write_text(text.replace("seeds = [1, 2]", "seeds = [1, 2, 3]"))
     (standing,) = plan_sweep(config).standings
     assert (standing.state, standing.recorded, sum(len(step.cells) for step in standing.left)) == (State.PARTLY, 10, 5)

@@ -177,6 +177,17 @@ def test_the_command_writes_one_file_that_holds_everything(world: World, tmp_pat
     assert str(world.records.parent) not in page
 
 
+def test_a_folder_stands_for_its_stores(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "stores"
+    folder.mkdir()
+    for name in ("b.h5", "a.h5"):
+        (folder / name).write_bytes(world.store.read_bytes())
+    config = ReportConfig(
+        records=(world.records,), out=tmp_path / "r.html", stores=(folder, folder / "a.h5"), points=20
+    )
+    assert len(run_report(config).content.scatter) == 2
+
+
 def test_bad_input_is_said_and_nothing_is_written(world: World, tmp_path: Path) -> None:
     other = write_store_of(tmp_path / "other.h5", make_plan())
     broken = tmp_path / "broken.json"
@@ -191,6 +202,8 @@ def test_bad_input_is_said_and_nothing_is_written(world: World, tmp_path: Path) 
         (["--diagnosis", str(broken)], "is not what `grobust diagnose --json` prints"),
         (["--diagnosis", str(tmp_path / "no.json")], "No diagnosis at"),
         (["--store", str(tmp_path / "no.h5")], "does not exist"),
+        (["--store", str(tmp_path)[:-1] + "x"], "does not exist"),
+        (["--store", str(world.data_dir)], "has no feature store"),
         (["--points", "1"], "points must be at least 3"),
     ]
     out = tmp_path / "report.html"

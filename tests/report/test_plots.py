@@ -20,8 +20,9 @@ from grobust.experiments.report_config import PlotConfig
 from grobust.report._canvas import METHOD_COLORS, METHOD_DASHES, METHOD_MARKERS, methods_in_order, series_style
 from grobust.report.choices import PlotKind
 from grobust.report.comparisons import NumberPoint, interpolation_threshold
-from grobust.report.labels import panel_names, run_names
-from grobust.report.views import curve_points, rho_points, score_points
+from grobust.report.figures import mean_spectra
+from grobust.report.labels import panel_names, run_names, short_backbones
+from grobust.report.views import curve_points, group_spectra, rho_points, score_points
 from grobust_cli.main import app
 
 RUNNER = CliRunner()
@@ -185,6 +186,68 @@ def test_rho_over_training_draws_epochs_and_rho_the_last(records: list[dict[str,
     assert len(drawn(PlotKind.RHO_OVER_TRAINING, path, tmp_path / "x.svg")) == 6
 
 
+def test_networks_on_one_data_set_stay_apart(records: list[dict[str, Any]]) -> None:
+    """The last epoch of a trained network hides nothing of a frozen one, and no mean is taken over both."""
+    (spectrum,) = (r for r in records if r["command"] == "spectrum")
+    made = []
+    for seed, backbone, rho in ((1, "timm:a", 1.0), (1, "run:runs/d-b-mixture-seed1@4", 2.0),
+                                (2, "run:runs/d-b-mixture-seed2@4", 4.0)):  # fmt: skip
+        one = copy.deepcopy(spectrum)
+        one["results"] |= {"backbone": backbone, "store": f"mixture_seed{seed}.h5", "norm_ratios": [
+            one["results"]["norm_ratios"][0] | {"rho": rho}]}  # fmt: skip
+        one["provenance"] |= {"backbone": backbone, "options": {"run": f"digest {seed}"} if rho > 1 else {}}
+        made.append(one)
+    name = made[0]["results"]["dataset"]
+    found = {(p.dataset, p.seed): p.rho for p in rho_points(made, last=True)}
+    assert found == {(f"{name}, timm:a", 1): 1.0, (f"{name}, d-b", 1): 2.0, (f"{name}, d-b", 2): 4.0}
+    # With the record of the run the network has its own name.
+    trained = [{"command": "finetune", "results": {"run": f"digest {s}"}, "provenance": {"backbone": "timm:b"}}
+               for s in (1, 2)]  # fmt: skip
+    named = {p.dataset for p in rho_points([*trained, *made], last=True)}
+    assert named == {f"{name}, timm:a", f"{name}, timm:b, finetuned"}
+    assert {p.dataset for p in rho_points(made[1:], last=True)} == {name}
+
+
+def test_a_run_is_shown_without_its_folders_unless_two_would_be_one() -> None:
+    a, b, c, plain = "run:/x/y/net@4", "run:/x/z/net@4", "run:/x/y/other@4", "timm:net@random"
+    assert short_backbones([a, c, plain]) == {a: "run:net@4", c: "run:other@4", plain: plain}
+    assert short_backbones([a, b, c]) == {a: a, b: b, c: "run:other@4"}
+
+
+def test_eigenvalues_are_means_over_runs(records: list[dict[str, Any]], tmp_path: Path) -> None:
+    (spectrum,) = (r for r in records if r["command"] == "spectrum")
+    made = []
+    for seed, factor in ((1, 1.0), (2, 3.0)):
+        one = copy.deepcopy(spectrum)
+        one["results"]["store"] = one["config"]["store"] = f"none_seed{seed}.h5"
+        for group in one["results"]["groups"]:
+            group["eigenvalues"] = [factor * v for v in group["eigenvalues"] if v is not None]
+        made.append(one)
+    first = made[0]["results"]["groups"][0]
+    (mean,) = (m for m in mean_spectra(group_spectra(made)) if m.group == first["name"])
+    assert mean.runs == 2
+    np.testing.assert_allclose(mean.mean, 2 * np.array(first["eigenvalues"]))
+    np.testing.assert_allclose(mean.sd, np.array(first["eigenvalues"]))
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in made), encoding="utf-8")
+    rows = drawn(PlotKind.EIGENVALUES, path, tmp_path / "e.svg")
+    assert {r["seed"] for r in rows} == {"1", "2"}
+    assert len({r["dataset"] for r in rows}) == 1
+
+
+def test_curves_of_average_accuracy(world: World, records: list[dict[str, Any]], tmp_path: Path) -> None:
+    worst, average = tmp_path / "w.svg", tmp_path / "a.svg"
+    rows = [drawn(PlotKind.COLLAPSE, world.records, out, value=value)
+            for out, value in ((worst, "test.wga"), (average, "test.average"))]  # fmt: skip
+    # The same numbers beside both figures; what differs is which are drawn.
+    assert rows[0] == rows[1]
+    assert worst.read_bytes() != average.read_bytes()
+    trained = [r for r in records if r["command"] == "trajectory"]
+    assert [float(r["average"]) for r in rows[0]] == [
+        a for r in trained for a in r["results"]["epochs"]["test"]["average"]
+    ]
+
+
 def test_scores_of_a_solved_head_and_of_a_last_epoch(records: list[dict[str, Any]]) -> None:
     solved = next(r for r in records if r["command"] == "probe")
     curve = next(r for r in records if r["command"] == "trajectory")
@@ -231,7 +294,8 @@ def test_what_records_cannot_give_is_said(world: World, tmp_path: Path) -> None:
     cases = [
         (["rho-over-training"], "No record has ρ(y) of an epoch"),
         (["scaling"], "no record has a field 'parameters'"),
-        (["scaling", "--x", "backbone"], "must be numbers"),
+        (["scaling", "--x", "backbone"], "backbone must be a number, got"),
+        (["collapse", "--value", "test.worst_class"], "value of collapse must be test.wga or test.average"),
         (["wga", "--x", "l2"], "x is for scaling"),
         (["rho", "--where", "command=probe"], "No record has spectra"),
         (["eigenvalues", "--out", str(tmp_path / "x.gif")], "out must end in .png, .svg or .pdf"),

@@ -18,6 +18,7 @@ __all__ = ["Agreement", "Row", "compared", "interval"]
 SDS = 2.3
 LEAST_POINTS = 1.0
 LEAST_RHO = 0.1
+PERCENT = (0.0, 100.0)
 
 
 class Agreement(StrEnum):
@@ -65,7 +66,11 @@ def compared(target: Target, networks: Sequence[Network], spectra: Sequence[Netw
     for wanted in table.get("accuracy", []):
         label = f"test WGA, epoch {wanted['epoch']}" + (f" (by {wanted['score']})" if "score" in wanted else "")
         got = [_wga(n, wanted["epoch"]) for n in fitting(networks, wanted)]
-        rows.append(_row(target, wanted, label, got, float(wanted["value"]), wanted.get("sd"), least=LEAST_POINTS))
+        rows.append(
+            _row(
+                target, wanted, label, got, float(wanted["value"]), wanted.get("sd"), least=LEAST_POINTS, within=PERCENT
+            )
+        )
     for wanted in table.get("rho", []):
         published = np.array(wanted["seeds"], dtype=np.float64)
         chosen = fitting(spectra, wanted)
@@ -90,14 +95,16 @@ def compared(target: Target, networks: Sequence[Network], spectra: Sequence[Netw
     return rows
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float | None, float | None]:
-    """Student's interval of the mean; None for fewer than two values."""
+def interval(
+    values: Sequence[float], level: float = 0.95, *, within: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float | None, float | None]:
+    """Student's interval of the mean, cut to what the mean can be; None for fewer than two values."""
     n = len(values)
     if n < 2:
         return None, None
     half = float(student.ppf((1 + level) / 2, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     mean = float(np.mean(values))
-    return mean - half, mean + half
+    return max(mean - half, within[0]), min(mean + half, within[1])
 
 
 def _row(
@@ -109,6 +116,7 @@ def _row(
     sd: float | None,
     *,
     least: float,
+    within: tuple[float, float] = (0.0, math.inf),
 ) -> Row:
     values = [value for value in got if value is not None]
     tolerance = float(wanted["tolerance"]) if "tolerance" in wanted else max(SDS * (sd or 0.0), least)
@@ -122,7 +130,17 @@ def _row(
     agreement = Agreement.AGREES if abs(mean - expected) <= tolerance else Agreement.DIFFERS
     note = "" if len(values) >= 3 else f"{len(values)} of 3 seeds"
     return Row(
-        in_words(wanted), what, mean, *interval(values), len(values), expected, sd, tolerance, agreement, source, note
+        in_words(wanted),
+        what,
+        mean,
+        *interval(values, within=within),
+        len(values),
+        expected,
+        sd,
+        tolerance,
+        agreement,
+        source,
+        note,
     )
 
 
@@ -186,7 +204,7 @@ def _gaps(network: Network) -> list[float] | None:
     found = []
     for ratio in network.spectrum["norm_ratios"]:
         if ratio["against"] == "majority":
-            majority, minority = accuracy.get(ratio["majority"]), accuracy.get(ratio["minority"])
+            majority, minority = (accuracy.get(ratio.get(key)) for key in ("majority", "minority"))
             if majority is None or minority is None:
                 return None
             found.append(majority - minority)
@@ -233,15 +251,18 @@ def _shown(networks: Sequence[Network], table: Mapping[str, Any]) -> Iterator[Ro
     kept = [n for n in kept if not families or n.family in (*families, "")]
     for group in sorted({_place(n) for n in kept}):
         own = [n for n in kept if _place(n) == group]
-        values = [100 * n.results["test"]["wga"]["value"] for n in own]
+        wga = [n.results["test"]["wga"]["value"] for n in own]
+        values = [100 * value for value in wga if value is not None]
+        if not values:
+            continue
         interpolate = sum(n.results["interpolation_epoch"] is not None for n in own)
         words = in_words({"dataset": group[0], "backbone": group[2], "method": group[3], "ratio": group[4] or None})
         size = own[0].results.get("parameters") or own[0].parameters
         note = f"{size:,} parameters; " if size else ""
         note += f"{interpolate} of {len(own)} interpolate"
         yield Row(
-            words, "test WGA, last epoch", float(np.mean(values)), *interval(values), len(own), None, None, None,
-            Agreement.SHOWN, "", note,
+            words, "test WGA, last epoch", float(np.mean(values)), *interval(values, within=PERCENT), len(own), None,
+            None, None, Agreement.SHOWN, "", note,
         )  # fmt: skip
 
 

@@ -1,14 +1,17 @@
 """Records of finetuned networks and of the spectra of their features, by data set, size, method, ratio and seed."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grobust.finetune.recipes import BackboneSize, backbone_sizes
+from grobust.report.record_shape import reading
 
 __all__ = ["Network", "finetuned", "fitting", "in_words", "with_spectra"]
 
 RATIO_TOLERANCE = 1e-6
+# The paper's ablation is another method.
+WITHOUT_SAMPLER = "mixture without sampler"
 
 
 @dataclass(frozen=True)
@@ -37,29 +40,39 @@ class Network:
     spectrum: Mapping[str, Any] | None = None
 
 
-def finetuned(records: Iterable[Mapping[str, Any]]) -> list[Network]:
-    """Networks in records of `grobust finetune`, each once, as it was recorded last."""
-    found = {}
-    for record in records:
-        if record["command"] == "finetune":
-            found[record["results"]["run"]] = _network(record)
-    return list(found.values())
+def finetuned(records: Iterable[dict[str, Any]]) -> list[Network]:
+    """Networks in records of `grobust finetune`, each once, as it was recorded last.
+
+    Raises
+    ------
+    DataError
+        If a record lacks what such a run must have.
+    """
+    networks = [reading(record, _network) for record in records if record["command"] == "finetune"]
+    return list({network.results["run"]: network for network in networks}.values())
 
 
-def with_spectra(records: Sequence[Mapping[str, Any]]) -> list[Network]:
+def with_spectra(records: Sequence[dict[str, Any]]) -> list[Network]:
     """Networks whose features have a spectrum, of the rows that they were trained on.
 
     A spectrum names its run by digest; without a record of that run it says nothing about the network.
+
+    Raises
+    ------
+    DataError
+        If a record lacks what its run must have.
     """
     networks = {network.results["run"]: network for network in finetuned(records)}
     found = {}
     for record in records:
-        run = record["provenance"].get("options", {}).get("run") if record["command"] == "spectrum" else None
+        made = record["provenance"].get("options") or {}
+        run = str(made.get("run")) if record["command"] == "spectrum" else None
         network = networks.get(run)
-        results = record["results"]
-        if network is None or (results["balance"], results["split"]) != (network.method, "train"):
+        if network is None:
             continue
-        found[run] = Network(**{**network.__dict__, "spectrum": results})
+        results = reading(record, _spectrum)
+        if (results["balance"], results["split"]) == (network.method, "train"):
+            found[run] = replace(network, spectrum=results)
     return list(found.values())
 
 
@@ -86,17 +99,43 @@ def _network(record: Mapping[str, Any]) -> Network:
     results, settings = record["results"], record["config"]["settings"]
     size = _size(record["provenance"]["backbone"])
     method = results["method"]
+    ratio = settings["ratio"] if method == "mixture" else None
+    if method == "mixture" and settings.get("sampler") is False:
+        method = WITHOUT_SAMPLER
+    # What comparisons read of it.
+    _needed(results, "run", "interpolation_epoch", "group_names", "epochs.epochs", "test.wga.value", "test.groups")
+    for group in results["test"]["groups"]:
+        _needed(group, "name", "value")
+    if "test" in results["epochs"] and len(results["epochs"]["test"]["wga"]) != len(results["epochs"]["epochs"]):
+        raise ValueError("epochs.test.wga has another length than epochs.epochs")
     return Network(
         dataset=record["provenance"]["dataset"],
         backbone=record["provenance"]["backbone"] if size is None else size.name,
         family="" if size is None else size.family,
         parameters=None if size is None else size.parameters,
         method=method,
-        ratio=settings["ratio"] if method == "mixture" else None,
+        ratio=ratio,
         seed=results["seed"],
         results=results,
         settings=settings,
     )
+
+
+def _spectrum(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    results: Mapping[str, Any] = record["results"]
+    _needed(results, "balance", "split")
+    for group in results["groups"]:
+        _needed(group, "eigenvalues")
+    for ratio in results["norm_ratios"]:
+        _needed(ratio, "against", "rho")
+    return results
+
+
+def _needed(value: Any, *paths: str) -> None:
+    for path in paths:
+        found = value
+        for key in path.split("."):
+            found = found[key]
 
 
 def _size(spec: str) -> BackboneSize | None:

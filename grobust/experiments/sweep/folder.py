@@ -190,7 +190,8 @@ class SweepFolder:
 def provenance_digest(provenance: Mapping[str, Any]) -> str:
     """Digest of the provenance of a record, equal to that of its store."""
     flat = {k: str(v) for k, v in provenance.items() if k not in ("options", "versions")}
-    return digest_of(flat | {f"options.{k}": v for k, v in sorted(provenance.get("options", {}).items())})
+    options = provenance.get("options")
+    return digest_of(flat | {f"options.{k}": v for k, v in sorted((options or {}).items())})
 
 
 def _method(record: Mapping[str, Any]) -> str:
@@ -214,7 +215,9 @@ def _record(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and record.get("schema") == RECORD_SCHEMA else None
+    whole = isinstance(record, dict) and record.get("schema") == RECORD_SCHEMA
+    # What is damaged counts for nothing, and its cell is computed again.
+    return record if whole and isinstance(record.get("provenance"), dict) else None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

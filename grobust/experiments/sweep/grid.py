@@ -268,7 +268,7 @@ def _used(values: dict[str, Any], method: str) -> dict[str, Any]:
     """Without settings that the method does not read, so that equal runs are seen to be equal."""
     unread = set()
     if method not in (BalanceMethod.MIXTURE, RUN):
-        unread.add("ratio")
+        unread |= {"ratio", "sampler"}
     if method not in (BalanceMethod.UPWEIGHTING, RUN):
         unread.add("normalize")
     if method == BalanceMethod.NONE:

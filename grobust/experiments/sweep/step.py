@@ -143,6 +143,9 @@ def identity_of(config: Config, *, kind: str | None = None) -> dict[str, Any]:
     kind : of the items, for the recipe of a finetuning
     """
     content = {name: value for name, value in plain(config).items() if name not in _NOT_CONTENT}
+    # Younger than cells that were recorded before it and are the same.
+    if content.get("sampler", True):
+        content.pop("sampler", None)
     if isinstance(config, FinetuneConfig):
         recipe = config.recipe(kind)
         # With its method: a ratio that cannot be is found here.

@@ -11,7 +11,6 @@ function scatter(host, panel) {
   const xy = new Uint16Array(bytes(panel.xy).buffer), group = new Uint16Array(bytes(panel.group).buffer);
   const split = bytes(panel.split), wrong = panel.wrong === null ? null : bytes(panel.wrong);
   const canvas = el("canvas", { tabindex: "0", role: "img", "aria-label": `${panel.label}. Arrow keys pan, plus and minus zoom, 0 resets, comma and full stop step through points.` });
-  const context = canvas.getContext("2d");
   const groupsOn = panel.groups.map(() => true), splitsOn = [true, true, true];
   let wrongOnly = false, zoom = 1, cx = 0.5, cy = 0.5, picked = -1, pending = false;
 
@@ -27,11 +26,28 @@ function scatter(host, panel) {
   const screenX = (i, w) => ((xy[2 * i] / 65535 - cx) * zoom + 0.5) * w;
   const screenY = (i, h) => h - ((xy[2 * i + 1] / 65535 - cy) * zoom + 0.5) * h;
 
+  // Points stay on a layer of their own, so that a hover draws its ring and no points.
+  const layer = document.createElement("canvas"), ring = canvas.getContext("2d"), context = layer.getContext("2d");
+  let stale = true;
   function draw() {
     pending = false;
     const ratio = devicePixelRatio || 1, box = canvas.getBoundingClientRect();
     const w = Math.max(1, Math.round(box.width * ratio)), h = Math.max(1, Math.round(box.height * ratio));
-    if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
+    for (const each of [canvas, layer]) {
+      if (each.width !== w || each.height !== h) { each.width = w; each.height = h; stale = true; }
+    }
+    if (stale) drawPoints(w, h, ratio);
+    stale = false;
+    ring.clearRect(0, 0, w, h);
+    ring.drawImage(layer, 0, 0);
+    if (picked < 0) return;
+    ring.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
+    ring.lineWidth = 2 * ratio;
+    ring.beginPath();
+    ring.arc(screenX(picked, w), screenY(picked, h), 8 * ratio, 0, 2 * Math.PI);
+    ring.stroke();
+  }
+  function drawPoints(w, h, ratio) {
     const style = getComputedStyle(document.documentElement);
     const ink = style.getPropertyValue("--ink").trim();
     context.clearRect(0, 0, w, h);
@@ -54,15 +70,9 @@ function scatter(host, panel) {
       }
       context.globalAlpha = 1;
     }
-    if (picked >= 0) {
-      context.strokeStyle = ink;
-      context.lineWidth = 2 * ratio;
-      context.beginPath();
-      context.arc(screenX(picked, w), screenY(picked, h), 8 * ratio, 0, 2 * Math.PI);
-      context.stroke();
-    }
   }
-  function redraw() { if (!pending) { pending = true; requestAnimationFrame(draw); } }
+  function refresh() { if (!pending) { pending = true; requestAnimationFrame(draw); } }
+  function redraw() { stale = true; refresh(); }
 
   function nearest(px, py, w, h) {
     const x = (px / w - 0.5) / zoom + cx, y = ((h - py) / h - 0.5) / zoom + cy;
@@ -83,7 +93,7 @@ function scatter(host, panel) {
   }
   const describe = (i) => `${panel.groups[group[i]]}\n${["train", "val", "test"][split[i]]}${panel.ids ? `, ${panel.ids[i]}` : ""}${wrong && split[i] === 2 ? `\n${wrong[i] ? "predicted wrongly" : "predicted rightly"}` : ""}`;
   function pick(i, x, y) {
-    if (i !== picked) redraw();
+    if (i !== picked) refresh();
     picked = i;
     if (i < 0) { hideTip(); return; }
     showTip(describe(i), x, y);
@@ -159,7 +169,8 @@ function scatter(host, panel) {
     zooms.append(button);
   }
   host.append(canvas, zooms, groups, others);
-  REDRAW.push(draw);
+  // Colours may be other ones.
+  REDRAW.push(() => { stale = true; draw(); });
   new ResizeObserver(redraw).observe(canvas);
   draw();
 }

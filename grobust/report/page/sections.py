@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from statistics import fmean, pstdev
@@ -12,6 +12,8 @@ from grobust.report._canvas import METHOD_COLORS, methods_in_order
 from grobust.report.comparisons import GroupAccuracy
 from grobust.report.curves import TrajectoryPoint, steps_per_epoch
 from grobust.report.fields import method_of
+from grobust.report.figures import mean_spectra
+from grobust.report.labels import short_backbones
 from grobust.report.page.content import GroupRow, PageContent, Provenanced, SummaryCard
 from grobust.report.page.summary import summarize_methods, summary_card
 from grobust.report.tables import mean_cell
@@ -45,10 +47,13 @@ def content_of_records(
     DataError
         If a record lacks what its kind must have.
     """
+    # A page is passed on: what it shows of places is their last part.
+    short = short_backbones({str(r["provenance"].get("backbone")) for r in records})
+    shown = [_with_backbone(r, short) for r in records]
     results = method_results(records)
     commands = {str(r.get("command")) for r in records}
     settings: dict[str, int] = {}
-    numbers = [settings.setdefault(json.dumps(_settings(r), sort_keys=True), len(settings)) for r in records]
+    numbers = [settings.setdefault(json.dumps(_settings(r), sort_keys=True), len(settings)) for r in shown]
     return PageContent(
         title=title,
         subtitle=(", ".join(sorted({str(r["provenance"].get("dataset")) for r in records})),),
@@ -61,9 +66,9 @@ def content_of_records(
         groups=tuple(_groups(group_accuracies(records))),
         rho=_rho(records),
         spectra=_spectra(records),
-        provenance=_provenance(records),
+        provenance=_provenance(shown),
         facts=(*facts, *_facts(records, commands)),
-        runs=tuple(_run(r) for r in records),
+        runs=tuple(_run(r) for r in shown),
         run_headers=RUN_HEADERS,
         run_numeric=RUN_NUMERIC,
         run_settings=tuple(numbers),
@@ -183,13 +188,18 @@ def _rho(records: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
 
 def _spectra(records: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     panels: dict[str, list[dict[str, Any]]] = {}
-    for s in group_spectra(records):
-        positive = [v for v in s.eigenvalues if v > 0]
+    runs: dict[str, int] = {}
+    for s in mean_spectra(group_spectra(records)):
+        positive = [v for v in s.mean if v > 0]
         if positive:
             panels.setdefault(s.dataset, []).append(
                 {"name": s.group, "n": s.n, "minority": s.is_minority, "values": positive}
             )
-    return tuple({"title": title, "groups": groups} for title, groups in panels.items())
+            runs[s.dataset] = max(runs.get(s.dataset, 1), s.runs)
+    return tuple(
+        {"title": title + (f", mean of {runs[title]} runs" if runs[title] > 1 else ""), "groups": groups}
+        for title, groups in panels.items()
+    )
 
 
 def _run(record: dict[str, Any]) -> tuple[Any, ...]:
@@ -201,6 +211,13 @@ def _run(record: dict[str, Any]) -> tuple[Any, ...]:
         (test.get("average") or {}).get("value"), *(_text(ledger.get(k, [])) for k in ("train", "selection")),
         record.get("time"),
     )  # fmt: skip
+
+
+def _with_backbone(record: dict[str, Any], short: Mapping[str, str]) -> dict[str, Any]:
+    made = record["provenance"]
+    if "backbone" not in made:
+        return record
+    return {**record, "provenance": made | {"backbone": short[str(made["backbone"])]}}
 
 
 def _settings(record: dict[str, Any]) -> dict[str, Any]:
