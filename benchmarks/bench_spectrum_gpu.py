@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_spectrum import CELEBA, WATERBIRDS, FloatArray, cells, error, features, official
+from bench_spectrum import CELEBA, WATERBIRDS, FloatArray, cells, error, features
 from harness import Row, arguments, paired, report, seconds
+from official_spectra import official
 
 from grobust.arrays import array_namespace, to_device, to_numpy
 from grobust.groups import Groups
