@@ -47,8 +47,10 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def crew(cluster: None) -> RayCrew:
-    return RayCrew.connect(address=None, actors=2, cpus=1, device="auto")
+def crew(cluster: None) -> Iterator[RayCrew]:
+    crew = RayCrew.connect(address=None, actors=2, cpus=1, device="auto")
+    yield crew
+    crew.close()
 
 
 def actors() -> list[psutil.Process]:
@@ -129,6 +131,11 @@ def test_the_command_and_what_a_cluster_does_not_have(cluster: None, tmp_path: P
     two = CliRunner().invoke(app, [*command, "--engine", "ray", "--actors", "2", "--out", str(tmp_path / "two.h5")])
     assert two.exit_code == 0, two.output
     assert (tmp_path / "two.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
+    # What Ray says of dead workers goes to stdout otherwise, and results alone belong there.
+    there = RayCrew.connect(address=None, actors=1, cpus=1, device="cpu")
+    assert sys.stdout is sys.stderr
+    there.close()
+    assert sys.stdout is not sys.stderr
     with pytest.raises(DeviceError, match="a GPU, and one core besides"):
         RayCrew.connect(address=None, actors=None, cpus=1, device="cuda")
     with pytest.raises(DeviceError, match=r"4 actor\(s\) of 1 core\(s\), and one core besides"):
