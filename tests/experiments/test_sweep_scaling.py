@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from grobust.experiments.finetune import run_finetune
+from grobust.experiments.finetune_config import FinetuneConfig
 from grobust.experiments.plot import run_plot
 from grobust.experiments.records import read_records
 from grobust.experiments.report_config import PlotConfig
 from grobust.experiments.reproduce.run import ReproduceConfig, run_reproduce
 from grobust.experiments.sweep.config import SweepConfig
-from grobust.experiments.sweep.run import run_sweep
+from grobust.experiments.sweep.run import plan_sweep, run_sweep
 from grobust.report.choices import PlotKind
 from grobust.settings import BalanceMethod
 
@@ -46,21 +48,15 @@ def test_the_scaling_study_runs_and_is_drawn(tmp_path: Path) -> None:
 
 
 def test_the_ablation_has_a_line_without_the_sampler(tmp_path: Path) -> None:
-    text = """
-    [[finetune]]
-    dataset = "digits:celeba"
-    backbone = "timm:test_convnext@random"
-    limit = 120
-    image_size = 32
-    epochs = 1
-    balance = "mixture"
-    seeds = [1]
-    product.sampler = [true, false]
-    """
-    (tmp_path / "grid.toml").write_text(text)
-    report = run_sweep(SweepConfig(str(tmp_path / "grid.toml"), out=tmp_path / "s"))
-    assert not report.failures, report.failures
-    with_sampler, without = read_records(report.records)
+    path = tmp_path / "s" / "records.jsonl"
+    for sampler in (True, False):
+        run_finetune(
+            FinetuneConfig(
+                dataset="digits:celeba", backbone="timm:test_convnext@random", out=tmp_path / str(sampler), limit=120,
+                image_size=32, balance=(BalanceMethod.MIXTURE,), values={"epochs": 1, "sampler": sampler}, records=path,
+            )
+        )  # fmt: skip
+    with_sampler, without = read_records(path)
     # The same rows, drawn otherwise; of the two the digest of the one that was always there is as it was.
     assert with_sampler["results"]["balance"]["kept"] == without["results"]["balance"]["kept"]
     assert "sampler" not in with_sampler["config"]["settings"]
@@ -75,3 +71,21 @@ def test_the_ablation_has_a_line_without_the_sampler(tmp_path: Path) -> None:
     assert [r["method"] for r in drawn] == ["mixture", "mixture without sampler"]
     rows = run_reproduce(ReproduceConfig("mixture-ablation", (tmp_path / "s",))).rows
     assert [r.of.split(", ")[-1] for r in rows] == ["mixture 2:1", "mixture without sampler 2:1"]
+
+
+def test_a_grid_plans_both_and_knows_that_other_methods_have_no_sampler(tmp_path: Path) -> None:
+    text = """
+    [[finetune]]
+    dataset = "digits:celeba"
+    backbone = "timm:test_convnext@random"
+    balance = ["none", "mixture"]
+    seeds = [1]
+    product.sampler = [true, false]
+    """
+    (tmp_path / "grid.toml").write_text(text)
+    steps = plan_sweep(SweepConfig(str(tmp_path / "grid.toml"))).plan.steps
+    assert sorted(step.methods[0] for step in steps) == ["mixture", "mixture", "none"]
+    (tmp_path / "grid.toml").write_text(text.replace("product.sampler = [true, false]", ""))
+    plain = plan_sweep(SweepConfig(str(tmp_path / "grid.toml"))).plan.steps
+    # A setting that is what it was before there was one makes no other cell.
+    assert {step.key for step in plain} < {step.key for step in steps}

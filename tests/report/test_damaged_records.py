@@ -110,7 +110,7 @@ def read_by_all(path: Path, folder: Path) -> list[str]:
     return messages
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_is_a_traceback(data: st.DataObject, lines: list[dict[str, Any]], tmp_path: Path) -> None:
     number = data.draw(st.integers(0, len(lines) - 1))
