@@ -343,38 +343,6 @@ def _inference(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
     return [paired(name, ours, peer, lambda: _scipy_top(one), answer=answer, pairs=3 if full else 1, scale=4 * count)]
 
 
-MEMORY_SCRIPT = """
-import sys, threading, time
-import numpy as np
-from grobust.groups import Groups
-from grobust.spectrum import stream_spectra
-path, n, d = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-x = np.memmap(path, np.float32, "r", shape=(n, d))
-ids = np.arange(n) % 4
-groups = Groups.from_arrays(ids // 2, ids % 2)
-def anonymous():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
-warm = Groups.from_arrays(ids[:400] // 2, ids[:400] % 2)
-stream_spectra([(np.random.default_rng(0).standard_normal((400, 64)), np.arange(400))], groups=warm, dim=64, rank=3)
-peak, done, before = 0, False, anonymous()
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, anonymous()); time.sleep(0.005)
-thread = threading.Thread(target=watch); thread.start()
-step = 4096
-class Blocks:
-    def __iter__(self):
-        return ((x[i:i + step], np.arange(i, min(i + step, n))) for i in range(0, n, step))
-started = time.perf_counter()
-found, _ = stream_spectra(Blocks(), groups=groups, dim=d, rank=10)
-spent = time.perf_counter() - started
-done = True; thread.join()
-print(peak - before, spent, *found.eigenvalues[:, 0])
-"""
-
-
 def _memory(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
     """Streaming from a memory map ten times the memory allowed; the peer is reading all of it, once, by numpy."""
     dim, threads_used = (768, os.cpu_count() or 1) if full else (96, os.cpu_count() or 1)
@@ -389,7 +357,8 @@ def _memory(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
         with path.open("wb") as file:
             for start in range(0, n, 8192):
                 rng.standard_normal((min(8192, n - start), dim), dtype=np.float32).tofile(file)
-        command = [sys.executable, "-c", MEMORY_SCRIPT, str(path), str(n), str(dim)]
+        script = Path(__file__).with_name("spectrum_memory.py")
+        command = [sys.executable, str(script), str(path), str(n), str(dim)]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         grown, spent = int(printed[0]), float(printed[1])
         x = np.memmap(path, np.float32, "r", shape=(n, dim))
