@@ -25,6 +25,7 @@ __all__ = [
     "StoreIncompleteError",
     "StoreLockedError",
     "StoreMismatchError",
+    "WorkerError",
 ]
 
 
@@ -116,3 +117,7 @@ class StoreMismatchError(StoreError):
 
 class StoreLockedError(StoreError):
     """Another process is writing this feature store."""
+
+
+class WorkerError(GrobustError, RuntimeError):
+    """Processes or machines that work together have ended before their work was done."""

@@ -1,5 +1,7 @@
 """Small data sets, stores and backbones that several tests use."""
 
+import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from grobust.data.synthetic import gaussian_groups
 from grobust.data.tables import Texts
+from grobust.errors import DataError
 from grobust.features._schema import Provenance
 from grobust.features.parts import PartsWriter, StorePlan
 from grobust.groups import Groups
@@ -75,10 +78,12 @@ class CodesForward:
 
     limit: int = 10**9
     calls: list[int] = field(default_factory=list)
+    seconds: float = 0.0
 
     def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         codes = batch["codes"]
         self.calls.append(len(codes))
+        time.sleep(self.seconds)
         if len(codes) > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
         return network(torch.stack([codes.sum(1), (codes > 0).sum(1).float(), codes.amax(1)], dim=1) / 100)
@@ -94,6 +99,24 @@ def text_backbone(forward: CodesForward | None = None) -> Backbone:
         spec="timm:toy@random", kind="text", dim=4, network=network, collate=LengthCollate(),
         forward=forward or CodesForward(), pooling=Pool.MODEL, preprocessing="codes", digest="toy",
     )  # fmt: skip
+
+
+class SomeUnreadable(Texts):
+    """Two texts cannot be read."""
+
+    def __getitem__(self, index: int) -> str:
+        if index in (3, 11):
+            raise DataError(f"text {index} is corrupt")
+        return self.texts[index]
+
+
+class Deadly(Texts):
+    """Reading one of the texts ends the process."""
+
+    def __getitem__(self, index: int) -> str:
+        if index == 3:
+            os._exit(9)
+        return self.texts[index]
 
 
 def toy_texts(n: int = 50) -> Texts:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports from earlier rows and from its own package.
 ROWS = (
     ("errors", "typing", "ledger"),
-    ("settings", "arrays", "threads", "interrupts", "features.widen"),
+    ("settings", "arrays", "threads", "interrupts", "ray_cluster", "features.widen"),
     ("device", "groups"),
     ("features._schema", "features._hdf5", "features._view", "features.store", "features.parts",
      "metrics", "balancing", "held_out", "spectrum"),
@@ -22,6 +22,7 @@ ROWS = (
     ("heads",),
     ("data", "models"),
     ("features._batches", "features.extract", "importing"),
+    ("features.parallel",),
     ("finetune",),
     ("report",),
     ("experiments",),
@@ -48,7 +49,7 @@ DOORS = {
     "matplotlib": {"report"},
     "jinja2": {"report.page"},
     "markupsafe": {"report.page"},
-    "ray": {"experiments.sweep.ray_engine"},
+    "ray": {"ray_cluster", "features.parallel.ray_crew"},
     "pyarrow": {"data.arrow_files"},
 }
 FILES = sorted((ROOT / "grobust").rglob("*.py"))

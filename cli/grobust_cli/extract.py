@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from grobust.errors import ConfigError
 from grobust_cli._options import Columns, DataDir, Device, DeviceOption, Json, columns
 from grobust_cli._output import note, progress_bar, show_json
 
@@ -52,6 +53,24 @@ def extract(
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = True,
     overwrite: Annotated[bool, typer.Option(help="Replace a finished store.")] = False,
     device: DeviceOption = Device.AUTO,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="One process for each: GPUs as 0,1,2,3 or `all`, or cpu,cpu. Parts come from one queue; the store is "
+            "that of one process.",
+            show_default=False,
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="`local` (this machine) or `ray` (a cluster; extra `ray`).")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to use, such as `auto`. Default: one of its own.", show_default=False),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(help="Ray actors. Default: one per GPU, or per core but one.", show_default=False),
+    ] = None,
+    actor_cpus: Annotated[int, typer.Option(help="Cores that a Ray actor asks for.")] = 1,
     json: Json = False,
 ) -> None:
     """Run a backbone over a data set once and store its features.
@@ -68,10 +87,19 @@ def extract(
 
     - `grobust extract --dataset waterbirds --data-dir birds --split half:1 --backbone timm:resnet50.tv_in1k
       --out half1.h5`: what `probe` then does on it is the paper's last-layer retraining
+
+    - `grobust extract --dataset celeba --data-dir D --backbone timm:resnet50.tv_in1k --devices 0,1,2,3 --out f.h5`
+
+    - `grobust extract --dataset celeba --data-dir s3://bucket/celeba --backbone timm:resnet50.tv_in1k
+      --engine ray --address auto --out /shared/f.h5`: machines that all see the folder of `--out`
     """
     from grobust.experiments.config import ExtractConfig
+    from grobust.experiments.crew_config import CrewConfig
     from grobust.experiments.extract import run_extract, torch_device
 
+    crew = CrewConfig.of(devices, engine=engine, address=address, actors=actors, actor_cpus=actor_cpus)
+    if devices is not None and device is not Device.AUTO:
+        raise ConfigError("--device and --devices exclude each other; give --devices alone.")
     config = ExtractConfig(
         dataset=dataset,
         backbone=backbone,
@@ -84,7 +112,8 @@ def extract(
         max_tokens=max_tokens,
         limit=limit,
         seed=seed,
-        device=torch_device(device),
+        # What there is on other machines, these know.
+        device=str(device) if crew.several else torch_device(device),
         batch_size=batch_size,
         precision=precision,
         dtype=dtype,
@@ -92,6 +121,7 @@ def extract(
         on_error=on_error,
         resume=resume,
         overwrite=overwrite,
+        crew=crew,
     )
     with progress_bar(f"extract {dataset}") as advance:
         report = run_extract(config, on_progress=lambda p: advance(p.done, p.total, f"{p.rate:.0f} rows/s"))

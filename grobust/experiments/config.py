@@ -13,6 +13,7 @@ from typing import Any
 
 from grobust.balancing import DEFAULT_RATIO
 from grobust.errors import ConfigError
+from grobust.experiments.crew_config import CrewConfig
 from grobust.settings import PROXY_L2, SGD, BalanceBy, BalanceMethod, Penalty, SelectBy, WeightNormalization
 
 __all__ = [
@@ -52,6 +53,7 @@ class ExtractConfig:
     batch_size, precision, dtype, workers, on_error : see `grobust.features.extract.ExtractSettings`
     resume : continue from the parts of an interrupted run
     overwrite : replace a finished store
+    crew : several processes or machines that do the work
     """
 
     dataset: str
@@ -73,6 +75,7 @@ class ExtractConfig:
     on_error: str = "stop"
     resume: bool = True
     overwrite: bool = False
+    crew: CrewConfig = field(default_factory=CrewConfig)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,17 @@ from grobust.data.catalog import load_dataset
 from grobust.data.tables import stratified_subset
 from grobust.errors import ConfigError, DeviceError
 from grobust.experiments.config import ExtractConfig, plain
-from grobust.features.extract import ExtractResult, ExtractSettings, OnError, Precision, Progress, extract_features
+from grobust.experiments.crew_config import EngineName, gpu_numbers
+from grobust.features.extract import (
+    Crew,
+    ExtractResult,
+    ExtractSettings,
+    OnError,
+    Precision,
+    Progress,
+    extract_features,
+)
+from grobust.features.parallel.local import ProcessCrew
 from grobust.models.backbone import Pool
 from grobust.models.backbones import load_backbone
 
@@ -43,8 +53,19 @@ def run_extract(config: ExtractConfig, *, on_progress: Callable[[Progress], None
     ConfigError
         If a setting is out of range.
     DeviceError
-        If ``cuda`` is asked for and torch sees no GPU.
+        If a GPU is asked for that torch, or the cluster, does not have.
     """
+    crew, device = _crew(config)
+    try:
+        return _run(config, crew, device, on_progress)
+    finally:
+        if crew is not None:
+            crew.close()
+
+
+def _run(
+    config: ExtractConfig, crew: Crew | None, device: str, on_progress: Callable[[Progress], None] | None
+) -> ExtractReport:
     settings = ExtractSettings(
         batch_size=config.batch_size,
         precision=_choice(Precision, config.precision, "precision"),
@@ -53,7 +74,6 @@ def run_extract(config: ExtractConfig, *, on_progress: Callable[[Progress], None
         on_error=_choice(OnError, config.on_error, "on_error"),
     )
     pool = None if config.pool is None else _choice(Pool, config.pool, "pool")
-    device = torch_device(config.device)
     started = time.perf_counter()
 
     def reading(done: int, total: int) -> None:
@@ -66,7 +86,11 @@ def run_extract(config: ExtractConfig, *, on_progress: Callable[[Progress], None
     if config.limit is not None:
         dataset = stratified_subset(dataset, config.limit, seed=config.seed)
     backbone = load_backbone(
-        config.backbone, pool=pool, device=device, max_tokens=config.max_tokens, image_size=config.image_size
+        config.backbone,
+        pool=pool,
+        device=device if crew is None else "cpu",
+        max_tokens=config.max_tokens,
+        image_size=config.image_size,
     )
     result = extract_features(
         dataset,
@@ -76,8 +100,23 @@ def run_extract(config: ExtractConfig, *, on_progress: Callable[[Progress], None
         resume=config.resume,
         overwrite=config.overwrite,
         on_progress=on_progress,
+        crew=crew,
     )
     return ExtractReport(config, device, result)
+
+
+def _crew(config: ExtractConfig) -> tuple[Crew | None, str]:
+    """Who does the work, None for this process, and on what device."""
+    asked = config.crew
+    if asked.engine is EngineName.RAY:
+        # Ray Data takes a second to load.
+        from grobust.features.parallel.ray_crew import RayCrew
+
+        ray = RayCrew.connect(address=asked.address, actors=asked.actors, cpus=asked.actor_cpus, device=config.device)
+        return ray, ray.about
+    if asked.devices:
+        return ProcessCrew(gpu_numbers(asked.devices, visible_gpus())), ", ".join(asked.devices)
+    return None, torch_device(config.device)
 
 
 def torch_device(name: str) -> str:

@@ -1,8 +1,10 @@
 """Decoded and collated batches, prepared beside the network: in loader processes, or in a thread."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,20 +44,21 @@ class Batch:
     failures: tuple[tuple[int, str], ...]
 
 
-def load_batches(dataset: Items, collate: Collate, batches: Sequence[NDArray[Any]], *, workers: int) -> Iterator[Batch]:
-    """Batches in order, decoded and collated ahead of their use."""
-    source = _Batches(dataset, collate, batches)
+def load_batches(dataset: Items, collate: Collate, batches: Iterable[NDArray[Any]], *, workers: int) -> Iterator[Batch]:
+    """Batches in order, decoded and collated ahead of their use; `batches` is read only as far ahead as that."""
+    source = _Batches(dataset, collate)
     if workers > 0:
-        loader = DataLoader(source, batch_size=None, shuffle=False, num_workers=workers, prefetch_factor=2)
+        # What a loader calls a sampler gives any keys that its data set takes.
+        loader = DataLoader(source, batch_size=None, sampler=batches, num_workers=workers, prefetch_factor=2)
         yield from loader
         return
+    wanted = iter(batches)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="grobust-loader") as pool:
-        waiting: list[Future[Batch]] = [pool.submit(source.__getitem__, i) for i in range(min(AHEAD, len(batches)))]
+        waiting: deque[Future[Batch]] = deque(pool.submit(source.__getitem__, rows) for rows in islice(wanted, AHEAD))
         try:
-            for index in range(len(batches)):
-                batch = waiting.pop(0).result()
-                if index + AHEAD < len(batches):
-                    waiting.append(pool.submit(source.__getitem__, index + AHEAD))
+            while waiting:
+                batch = waiting.popleft().result()
+                waiting.extend(pool.submit(source.__getitem__, rows) for rows in islice(wanted, 1))
                 yield batch
         finally:
             for future in waiting:
@@ -63,17 +66,14 @@ def load_batches(dataset: Items, collate: Collate, batches: Sequence[NDArray[Any
 
 
 class _Batches(Dataset[Batch]):
-    """The i-th batch, decoded and collated; what cannot be read is reported, not raised."""
+    """The batch of the rows given, decoded and collated; what cannot be read is reported, not raised."""
 
-    def __init__(self, dataset: Items, collate: Collate, batches: Sequence[NDArray[Any]]) -> None:
-        self.dataset, self.collate, self.batches = dataset, collate, batches
+    def __init__(self, dataset: Items, collate: Collate) -> None:
+        self.dataset, self.collate = dataset, collate
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: NDArray[Any]) -> Batch:
         items, rows, failures = [], [], []
-        for row in self.batches[index].tolist():
+        for row in index.tolist():
             try:
                 items.append(self.dataset[row])
                 rows.append(row)

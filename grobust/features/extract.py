@@ -6,11 +6,12 @@ that was killed and resumed therefore forms the very same batches, and its store
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,7 +28,24 @@ from grobust.models.backbone import Backbone
 from grobust.settings import Precision
 from grobust.typing import PathLike
 
-__all__ = ["ExtractResult", "ExtractSettings", "OnError", "Precision", "Progress", "extract_features", "provenance_of"]
+__all__ = [
+    "Crew",
+    "ExtractResult",
+    "ExtractSettings",
+    "Job",
+    "OnError",
+    "Part",
+    "PartsRun",
+    "Precision",
+    "Progress",
+    "RowSink",
+    "extract_features",
+    "plan_of",
+    "provenance_of",
+]
+
+# Row numbers of the batches of a part.
+Part = list[NDArray[Any]]
 
 MAX_BATCHES_PER_PART = 64
 
@@ -105,6 +123,49 @@ class ExtractResult:
     notes: tuple[str, ...]
 
 
+class RowSink(Protocol):
+    """Takes features, and reasons for their absence."""
+
+    def write(self, rows: NDArray[Any], features: NDArray[Any]) -> None:
+        """See `PartsWriter.write`."""
+
+    def skip(self, row: int, reason: str) -> None:
+        """See `PartsWriter.skip`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a crew is to do: write every pending part, or report why its rows are left out.
+
+    Parameters
+    ----------
+    writer : whose folder takes the parts, and which is told of rows written elsewhere and rows skipped
+    parts : with pending rows only; each row in one of them
+    tell : called with the number of rows done, those of earlier runs included
+    interrupted : set by Ctrl-C
+    """
+
+    dataset: GroupedDataset
+    backbone: Backbone
+    settings: ExtractSettings
+    writer: PartsWriter
+    parts: list[Part]
+    tell: Callable[[int], None]
+    interrupted: threading.Event
+
+
+class Crew(Protocol):
+    """Several processes or machines that extract together."""
+
+    def extract(self, job: Job) -> tuple[str, ...]:
+        """Do all parts, in any order and by anyone; returns notes. Raises what a single process would."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what was reserved for the work."""
+        ...
+
+
 def provenance_of(dataset: GroupedDataset, backbone: Backbone, settings: ExtractSettings) -> Provenance:
     """All that decides the features, known before the network runs."""
     return Provenance(
@@ -131,6 +192,7 @@ def extract_features(
     resume: bool = True,
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    crew: Crew | None = None,
 ) -> ExtractResult:
     """Compute the features of every row and store them.
 
@@ -145,6 +207,8 @@ def extract_features(
     resume : take over the parts of an interrupted run
     overwrite : replace a finished store; it stays until the new one is complete
     on_progress : called after every batch
+    crew : processes or machines that do the work (`grobust.features.parallel`), and then the backbone's own device is
+        not used; None for this process
 
     Raises
     ------
@@ -159,81 +223,101 @@ def extract_features(
     target, started = Path(path), time.perf_counter()
     if dataset.kind != backbone.kind:
         raise BackboneError(f"{backbone.spec} takes {backbone.kind}s; {dataset.name} holds {dataset.kind}s.")
-    provenance = provenance_of(dataset, backbone, settings)
     if target.is_file() and not overwrite:
-        with FeatureStore(target, expect=provenance) as store:
+        with FeatureStore(target, expect=provenance_of(dataset, backbone, settings)) as store:
             return ExtractResult(target, store.n, 0, 0, store.skipped, time.perf_counter() - started, 0.0, True, ())
-    plan = StorePlan(provenance, dataset.groups, dataset.split, dataset.sample_ids, backbone.dim)
-    with PartsWriter(target, plan, resume=resume, overwrite=overwrite) as writer:
+
+    def tell(done: int) -> None:
+        if on_progress is not None:
+            seconds = max(time.perf_counter() - started, 1e-9)
+            on_progress(Progress(done, len(dataset), (done - resumed) / seconds))
+
+    with PartsWriter(target, plan_of(dataset, backbone, settings), resume=resume, overwrite=overwrite) as writer:
         resumed = int(writer.done.sum())
         with interrupts() as interrupted:
-            run = _Run(dataset, backbone, settings, writer, started, on_progress, interrupted)
-            run.all_parts()
+            parts = pending_parts(dataset, settings, writer.done)
+            job = Job(dataset, backbone, settings, writer, parts, tell, interrupted)
+            notes = _alone(job, resumed) if crew is None else crew.extract(job)
+        skipped = writer.skipped
         writer.finish()
         seconds = time.perf_counter() - started
-        n_done = int(writer.done.sum()) - resumed - len(run.skipped)
+        n_done = int(writer.done.sum()) - resumed - len(skipped)
     return ExtractResult(
         path=target,
-        n=len(dataset) - len(run.skipped),
+        n=len(dataset) - len(skipped),
         n_extracted=n_done,
         n_resumed=resumed,
-        skipped=tuple(run.skipped),
+        skipped=skipped,
         seconds=seconds,
         rows_per_second=n_done / seconds,
         reused=False,
-        notes=(*writer.notes, *run.notes),
+        notes=(*writer.notes, *notes),
     )
 
 
-class _Run:
-    """One pass over the pending parts."""
+def plan_of(dataset: GroupedDataset, backbone: Backbone, settings: ExtractSettings) -> StorePlan:
+    """The store that these give, whoever computes it."""
+    provenance = provenance_of(dataset, backbone, settings)
+    return StorePlan(provenance, dataset.groups, dataset.split, dataset.sample_ids, backbone.dim)
+
+
+def _alone(job: Job, done: int) -> tuple[str, ...]:
+    run = PartsRun(job.dataset, job.backbone, job.settings, job.writer, job.interrupted)
+    for rows in run.batches(job.parts):
+        done += rows
+        job.tell(done)
+    return tuple(run.notes)
+
+
+class PartsRun:
+    """A network at work on parts, in one process.
+
+    Parameters
+    ----------
+    sink : takes each part when it is whole
+    interrupted : ends the work between two batches, with `KeyboardInterrupt`
+    """
 
     def __init__(
         self,
         dataset: GroupedDataset,
         backbone: Backbone,
         settings: ExtractSettings,
-        writer: PartsWriter,
-        started: float,
-        on_progress: Callable[[Progress], None] | None,
+        sink: RowSink,
         interrupted: threading.Event,
     ) -> None:
         self.interrupted = interrupted
-        self.dataset, self.backbone, self.settings, self.writer = dataset, backbone, settings, writer
-        self.on_progress, self.started = on_progress, started
-        self.skipped: list[tuple[str, str]] = []
+        self.dataset, self.backbone, self.settings, self.sink = dataset, backbone, settings, sink
         self.notes: list[str] = []
         self.device = next(iter(backbone.network.parameters())).device
         self.largest = settings.batch_size
-        self.first = int(writer.done.sum())
 
-    def all_parts(self) -> None:
-        """Load, encode and write what is pending, part by part."""
-        parts = [self._pending(part) for part in planned_parts(self.dataset, self.settings)]
-        parts = [part for part in parts if part]
-        batches = [batch for part in parts for batch in part]
-        loaded = load_batches(self.dataset, self.backbone.collate, batches, workers=self.settings.workers)
-        done = self.first
-        for part in parts:
-            rows: list[NDArray[Any]] = []
-            features: list[NDArray[Any]] = []
-            for _ in part:
-                if self.interrupted.is_set():
-                    raise KeyboardInterrupt
-                batch = next(loaded)
-                self._report_failures(batch)
-                if batch.rows.size:
-                    rows.append(batch.rows)
-                    features.append(self._encode(batch))
-                done += batch.rows.size + len(batch.failures)
-                self._progress(done)
-            if rows:
-                self.writer.write(np.concatenate(rows), np.concatenate(features))
+    def batches(self, parts: Iterable[Part]) -> Iterator[int]:
+        """Load, encode and write parts; yields the number of rows of every batch that is through.
 
-    def _pending(self, part: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Batches of a part without the rows that are done; a part is done whole, but for inputs skipped before."""
-        batches = [batch[~self.writer.done[batch]] for batch in part]
-        return [batch for batch in batches if batch.size]
+        `parts` is read ahead of the network by a few batches, and its end may come at any time.
+        """
+        begun: deque[Part] = deque()
+        loaded = load_batches(
+            self.dataset, self.backbone.collate, _batches_of(parts, begun), workers=self.settings.workers
+        )
+        rows: list[NDArray[Any]] = []
+        features: list[NDArray[Any]] = []
+        through = 0
+        for batch in loaded:
+            if self.interrupted.is_set():
+                raise KeyboardInterrupt
+            self._report_failures(batch)
+            if batch.rows.size:
+                rows.append(batch.rows)
+                features.append(self._encode(batch))
+            through += 1
+            if through == len(begun[0]):
+                if rows:
+                    self.sink.write(np.concatenate(rows), np.concatenate(features))
+                rows, features, through = [], [], 0
+                begun.popleft()
+            yield batch.rows.size + len(batch.failures)
 
     def _report_failures(self, batch: Batch) -> None:
         if batch.failures and self.settings.on_error is OnError.STOP:
@@ -243,8 +327,7 @@ class _Run:
                 "Mend them and run again (what is done is kept), or leave them out with --on-error skip."
             )
         for row, reason in batch.failures:
-            self.writer.skip(row, reason)
-            self.skipped.append((self.dataset.sample_ids[row], reason))
+            self.sink.skip(row, reason)
 
     def _encode(self, batch: Batch) -> NDArray[Any]:
         """Features (b, d) float32; the batch is cut smaller when memory runs out."""
@@ -281,13 +364,21 @@ class _Run:
         array: NDArray[Any] = features.float().cpu().numpy()
         return array
 
-    def _progress(self, done: int) -> None:
-        if self.on_progress is not None:
-            seconds = max(time.perf_counter() - self.started, 1e-9)
-            self.on_progress(Progress(done, len(self.dataset), (done - self.first) / seconds))
+
+def _batches_of(parts: Iterable[Part], begun: deque[Part]) -> Iterator[NDArray[Any]]:
+    for part in parts:
+        begun.append(part)
+        yield from part
 
 
-def planned_parts(dataset: GroupedDataset, settings: ExtractSettings) -> Iterator[list[NDArray[Any]]]:
+def pending_parts(dataset: GroupedDataset, settings: ExtractSettings, done: NDArray[Any]) -> list[Part]:
+    """Parts without the rows that are done; a part is done whole, but for inputs skipped before."""
+    left = ([batch[~done[batch]] for batch in part] for part in planned_parts(dataset, settings))
+    parts = ([batch for batch in part if batch.size] for part in left)
+    return [part for part in parts if part]
+
+
+def planned_parts(dataset: GroupedDataset, settings: ExtractSettings) -> Iterator[Part]:
     """Row numbers of each batch of each part: a function of data set and settings alone.
 
     Rows are sorted by length, longest first: batches hold alike rows, and memory runs out at once or not at all.

@@ -9,6 +9,7 @@ temporary name, and the store is renamed into place.
 import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ class PartsWriter:
     plan : what is known beforehand
     resume : keep the parts of an earlier run; False starts over
     overwrite : allow a finished store at `path`, which stays until the new one replaces it
+    lead : False for a process that writes parts for another one, which holds the lock, knows what is done, and finishes
 
     Raises
     ------
@@ -92,18 +94,23 @@ class PartsWriter:
     StoreMismatchError
         If the folder holds parts of another plan; the message shows the difference.
     StoreError
-        If a finished store is in the way, or the disk refuses.
+        If a finished store is in the way, the disk refuses, or there is nobody to write parts for.
     """
 
-    def __init__(self, path: PathLike, plan: StorePlan, *, resume: bool = True, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: PathLike, plan: StorePlan, *, resume: bool = True, overwrite: bool = False, lead: bool = True
+    ) -> None:
         self.path, self.plan, self.folder = Path(path), plan, parts_folder(path)
         self.done: NDArray[Any] = np.zeros(len(plan.groups), dtype=bool)
         self.notes: list[str] = []
         self._skipped: dict[int, str] = {}
         self._digest = xxhash.xxh3_128_hexdigest(json.dumps(plan.identity(), sort_keys=True).encode())
+        self._lock = FileLock(self.folder / ".lock")
+        if not lead:
+            self._join()
+            return
         with _disk_errors(self.path):
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder / ".lock")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -129,6 +136,11 @@ class PartsWriter:
     def pending(self) -> NDArray[Any]:
         """(m) row numbers that are neither written nor skipped."""
         return np.flatnonzero(~self.done)
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """(sample id, reason) of the rows that are left out."""
+        return tuple((self.plan.sample_ids[row], reason) for row, reason in self._skipped.items())
 
     def write(self, rows: NDArray[Any], features: NDArray[Any]) -> None:
         """Make rows durable as one part.
@@ -164,6 +176,10 @@ class PartsWriter:
         self._durable(f"skip-{row:012d}.json", json.dumps({"row": row, "reason": reason}).encode())
         self._skipped[row] = reason
         self.done[row] = True
+
+    def written_elsewhere(self, rows: NDArray[Any]) -> None:
+        """Count rows as done that another process has made durable."""
+        self.done[rows] = True
 
     def finish(self) -> Path:
         """Assemble the parts into the store, flush it, rename it into place, and remove the parts.
@@ -223,6 +239,15 @@ class PartsWriter:
             for part in self._parts():
                 self._adopt(part)
 
+    def _join(self) -> None:
+        """Check that the folder is there and is of the same plan, the same versions of libraries included."""
+        if not (self.folder / "plan.json").is_file():
+            raise StoreError(
+                f"{self.folder} is not to be seen by a process that is to write parts into it. Give --out a folder "
+                "that all machines see under the same path."
+            )
+        self._check_plan()
+
     def _check_plan(self) -> None:
         plan_file, identity = self.folder / "plan.json", self.plan.identity()
         if not plan_file.exists():
@@ -263,7 +288,8 @@ class PartsWriter:
         return sorted(self.folder.glob("part-*.safetensors"))
 
     def _durable(self, name: str, content: bytes) -> None:
-        final, temporary = self.folder / name, self.folder / f"{name}{TEMPORARY}"
+        # A name of its own: a worker that is taken for dead may still be writing the same part.
+        final, temporary = self.folder / name, self.folder / f"{name}.{secrets.token_hex(4)}{TEMPORARY}"
         with _disk_errors(self.path):
             try:
                 with temporary.open("wb") as file:

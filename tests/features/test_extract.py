@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import CodesForward, text_backbone, toy_texts
+from helpers import CodesForward, SomeUnreadable, text_backbone, toy_texts
 
 from grobust.data.digits import load_digits
 from grobust.data.tables import Texts, take_rows
@@ -16,15 +16,6 @@ from grobust.features.store import FeatureStore
 from grobust.models.backbones import load_backbone
 
 DATA = toy_texts()
-
-
-class SomeUnreadable(Texts):
-    """Two texts cannot be read."""
-
-    def __getitem__(self, index: int) -> str:
-        if index in (3, 11):
-            raise DataError(f"text {index} is corrupt")
-        return self.texts[index]
 
 
 BROKEN = SomeUnreadable(DATA.name, DATA.groups, DATA.split, DATA.sample_ids, DATA.texts)

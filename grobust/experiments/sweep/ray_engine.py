@@ -5,14 +5,14 @@ All machines of the cluster must see the sweep's folder and the data under the s
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from grobust.errors import ConfigError, DeviceError
+from grobust.errors import DeviceError
 from grobust.experiments.sweep.engine import News
 from grobust.experiments.sweep.execute import Outcome, Task, execute
+from grobust.ray_cluster import RayCluster, join_cluster
 
 __all__ = ["RayEngine"]
 
@@ -26,18 +26,13 @@ class RayEngine:
 
     Parameters
     ----------
-    ray : the library
     slots : tasks that the cluster has room for at once
     remote : the function that does a step, with what it asks for
-    where : the cluster, in words
-    ours : whether the cluster was started here, and ends with the sweep
     """
 
-    ray: Any
+    cluster: RayCluster
     slots: int
     remote: Any
-    where: str
-    ours: bool
     _tasks: dict[Any, str] = field(default_factory=dict)
 
     @classmethod
@@ -56,41 +51,22 @@ class RayEngine:
         DeviceError
             If no machine of the cluster has what a task asks for.
         """
-        try:
-            import ray
-        except ImportError:
-            raise ConfigError("--engine ray needs Ray: pip install 'grobust[ray]'. Or use --engine local.") from None
-        # Ray's own choice of an empty GPU list would hide GPUs from tasks that ask for none.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ours = not ray.is_initialized() and address is None
-        try:
-            if not ray.is_initialized():
-                ray.init(
-                    address=address, log_to_driver=False, include_dashboard=False if address is None else None,
-                    configure_logging=False, num_cpus=max(os.cpu_count() or 1, cpus) if address is None else None,
-                )  # fmt: skip
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, or leave out "
-                "--address."
-            ) from None
-        there = ray.cluster_resources()
-        room = int(there.get("CPU", 0) // cpus)
+        cluster = join_cluster(address, cpus=cpus)
+        room = int(cluster.cpus // cpus)
         if gpu:
-            room = min(room, int(there.get("GPU", 0)))
+            room = min(room, int(cluster.gpus))
         if room < 1:
             raise DeviceError(
                 f"No machine of the cluster has {cpus} cores{' and a GPU' if gpu else ''} for a step; it has "
-                f"{there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs. Ask for less."
+                f"{cluster.cpus:g} cores and {cluster.gpus:g} GPUs. Ask for less."
             )
-        remote = ray.remote(num_cpus=cpus, num_gpus=int(gpu), max_retries=RETRIES)(_execute)
-        where = f"a Ray cluster of {there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs"
-        return cls(ray, min(room, jobs or room), remote, where, ours)
+        remote = cluster.ray.remote(num_cpus=cpus, num_gpus=int(gpu), max_retries=RETRIES)(_execute)
+        return cls(cluster, min(room, jobs or room), remote)
 
     @property
     def about(self) -> str:
         """The cluster, in words."""
-        return self.where
+        return self.cluster.about
 
     def start(self, task: Task) -> None:
         """Give the task to the cluster."""
@@ -100,22 +76,21 @@ class RayEngine:
         """See `Engine.news`; Ray tells the end alone."""
         if not self._tasks:
             return []
-        finished, _ = self.ray.wait(list(self._tasks), num_returns=1, timeout=seconds)
+        finished, _ = self.cluster.ray.wait(list(self._tasks), num_returns=1, timeout=seconds)
         return [News(self._tasks.pop(one), outcome=self._outcome(one)) for one in finished]
 
     def close(self) -> None:
         """Stop the tasks, and the cluster if it was started here."""
         for task in self._tasks:
             with contextlib.suppress(Exception):
-                self.ray.cancel(task, force=True)
+                self.cluster.ray.cancel(task, force=True)
         self._tasks.clear()
-        if self.ours:
-            self.ray.shutdown()
+        self.cluster.leave()
 
     def _outcome(self, reference: Any) -> Outcome:
         try:
-            found: Mapping[str, Any] = json.loads(self.ray.get(reference))
-        except self.ray.exceptions.RayError as error:
+            found: Mapping[str, Any] = json.loads(self.cluster.ray.get(reference))
+        except self.cluster.ray.exceptions.RayError as error:
             # The worker died more often than the task is begun again, or could not be started.
             return Outcome(error=type(error).__name__, message=str(error))
         return Outcome(**found)

@@ -22,7 +22,7 @@ Config = ExtractConfig | FinetuneConfig | ProbeConfig | TrajectoryConfig | Spect
 
 # Of a config, what changes nothing in the result: places, budgets, and what computes it.
 _NOT_CONTENT = {"out", "store", "records", "save", "figures", "device", "workers", "batch_size", "resume", "overwrite",
-                "max_bytes", "memory_bytes", "data_dir", "on_error", "head", "heads"}  # fmt: skip
+                "max_bytes", "memory_bytes", "data_dir", "on_error", "head", "heads", "crew"}  # fmt: skip
 RUN_PREFIX = "finetune:"
 CELL_LENGTH = 24
 NOWHERE = Path("not-yet-known")

@@ -1,0 +1,65 @@
+"""A worker process: parts in, a line of JSON for each that is durable out.
+
+When the process that started it is gone, whatever way, its input ends, and so does it with all that it started.
+"""
+
+import json
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+__all__ = ["HEADER_BYTES", "main"]
+
+HEADER_BYTES = 8
+
+Inbox = "queue.SimpleQueue[bytes]"
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # What libraries print is no answer.
+    os.dup2(2, 1)
+    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
+    share = inbox.get()
+    # After the listener: this loads torch for seconds, in which the parent can be killed too.
+    from grobust.features.parallel.serve import serve
+
+    # From the parent, over a pipe that nobody else writes to.
+    serve(pickle.loads(share), inbox, _Answers(answers))  # noqa: S301
+
+
+class _Answers:
+    """Lines of JSON from several threads."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._lock = stream, threading.Lock()
+
+    def __call__(self, content: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._stream.write(json.dumps(content) + "\n")
+            self._stream.flush()
+
+
+def _listen(inbox: "queue.SimpleQueue[bytes]") -> None:
+    source = sys.stdin.buffer
+    size = int.from_bytes(source.read(HEADER_BYTES), "big")
+    share = source.read(size)
+    if len(share) == size > 0:
+        inbox.put(share)
+        for line in source:
+            inbox.put(line)
+    # The whole group, which is this process and its loaders, if it was started as one.
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

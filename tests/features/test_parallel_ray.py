@@ -1,0 +1,110 @@
+"""Actors of a Ray cluster: the bytes of one process, whichever of them die."""
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from helpers import CodesForward, Deadly, SomeUnreadable, text_backbone, toy_texts
+from typer.testing import CliRunner
+
+from grobust.errors import DataError, DeviceError, WorkerError
+from grobust.features.extract import ExtractSettings, OnError, Progress, extract_features
+from grobust.features.parallel.ray_crew import RayCrew
+from grobust.features.store import FeatureStore, parts_folder
+from grobust_cli.main import app
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("pyarrow")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    # Ray's own processes and sockets, which it ends with the interpreter.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+DATA = toy_texts(120)
+SETTINGS = ExtractSettings(batch_size=2, part_rows=4)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def crew(cluster: None) -> RayCrew:
+    return RayCrew.connect(address=None, actors=2, cpus=1, device="auto")
+
+
+def actors() -> list[psutil.Process]:
+    """Processes with an actor of ours in them."""
+    found = []
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        try:
+            if "_Actor" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_actors_killed_at_random_moments_lose_nothing(crew: RayCrew, tmp_path: Path) -> None:
+    extract_features(DATA, text_backbone(), tmp_path / "one.h5", settings=SETTINGS)
+    moments = random.Random(5)
+    targets = sorted(moments.sample(range(4, 100), 3))
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if targets and progress.done >= targets[0] and (there := actors()):
+            targets.pop(0)
+            victim = moments.choice(there)
+            victim.send_signal(signal.SIGKILL)
+            killed.append(victim.pid)
+
+    slow = text_backbone(CodesForward(seconds=0.1))
+    result = extract_features(DATA, slow, tmp_path / "two.h5", settings=SETTINGS, crew=crew, on_progress=kill)
+    assert len(killed) == 3
+    assert (result.n, result.n_extracted) == (120, 120)
+    assert (tmp_path / "two.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
+    assert not parts_folder(tmp_path / "two.h5").exists()
+
+
+def test_errors_and_skipped_inputs_are_those_of_one_process(crew: RayCrew, tmp_path: Path) -> None:
+    broken = SomeUnreadable(DATA.name, DATA.groups, DATA.split, DATA.sample_ids, DATA.texts)
+    with pytest.raises(DataError, match=r"t(3|11): text (3|11) is corrupt"):
+        extract_features(broken, text_backbone(), tmp_path / "f.h5", settings=SETTINGS, crew=crew)
+    skip = ExtractSettings(batch_size=2, part_rows=4, on_error=OnError.SKIP)
+    result = extract_features(broken, text_backbone(), tmp_path / "f.h5", settings=skip, crew=crew)
+    assert sorted(result.skipped) == [("t11", "text 11 is corrupt"), ("t3", "text 3 is corrupt")]
+    assert FeatureStore(tmp_path / "f.h5").n == 118
+
+
+def test_an_input_that_ends_every_actor_ends_the_run(crew: RayCrew, tmp_path: Path) -> None:
+    deadly = Deadly(DATA.name, DATA.groups, DATA.split, DATA.sample_ids, DATA.texts)
+    with pytest.raises(WorkerError, match="3 workers have ended at the same 2 rows"):
+        extract_features(deadly, text_backbone(), tmp_path / "f.h5", settings=SETTINGS, crew=crew)
+    assert list(parts_folder(tmp_path / "f.h5").glob("part-*"))
+
+
+def test_the_command_and_what_a_cluster_does_not_have(cluster: None, tmp_path: Path) -> None:
+    command = ["extract", "--dataset", "digits", "--limit", "60", "--backbone", "timm:test_convnext@random",
+               "--image-size", "32", "--batch-size", "8"]  # fmt: skip
+    one = CliRunner().invoke(app, [*command, "--device", "cpu", "--out", str(tmp_path / "one.h5")])
+    assert one.exit_code == 0, one.output
+    two = CliRunner().invoke(app, [*command, "--engine", "ray", "--actors", "2", "--out", str(tmp_path / "two.h5")])
+    assert two.exit_code == 0, two.output
+    assert (tmp_path / "two.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
+    with pytest.raises(DeviceError, match="a GPU, and one core besides"):
+        RayCrew.connect(address=None, actors=None, cpus=1, device="cuda")
+    with pytest.raises(DeviceError, match=r"4 actor\(s\) of 1 core\(s\), and one core besides"):
+        RayCrew.connect(address=None, actors=4, cpus=1, device="cpu")
