@@ -45,12 +45,15 @@ class ExtractConfig:
     data_dir : folder of data sets that live on disk
     columns : column names of `metadata_csv`, ``label=y`` and the like
     split : rule that splits anew, see `grobust.data.resplit`; None for the splits as they are
-    pool : which vector is the feature; None for the backbone's own
+    pools, layers : which vectors are features: each layer (a module's name) with each pooling, in one pass, each into a
+        store of its own if there are several; empty for the backbone's own
     image_size, max_tokens : input size; None for the backbone's own
     limit : keep this many rows, with the group shares of each split; None for all
     seed : of the draw that `limit` makes
     device : ``cpu`` or ``cuda``
-    batch_size, precision, dtype, workers, on_error : see `grobust.features.extract.ExtractSettings`
+    batch_size : rows per forward pass; None to find out by trying, unless an earlier run has
+    precision, dtype, workers, on_error, fast_decode, compile : see `grobust.features.extract.ExtractSettings`
+    profile : measure where the time goes
     resume : continue from the parts of an interrupted run
     overwrite : replace a finished store
     crew : several processes or machines that do the work
@@ -62,17 +65,21 @@ class ExtractConfig:
     data_dir: Path | None = None
     columns: dict[str, str] = field(default_factory=dict)
     split: str | None = None
-    pool: str | None = None
+    pools: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
     image_size: int | None = None
     max_tokens: int | None = None
     limit: int | None = None
     seed: int = 1
     device: str = "cpu"
-    batch_size: int = 64
+    batch_size: int | None = 64
     precision: str = "float32"
     dtype: str = "float32"
     workers: int = 0
     on_error: str = "stop"
+    fast_decode: bool = False
+    compile: bool = False
+    profile: bool = False
     resume: bool = True
     overwrite: bool = False
     crew: CrewConfig = field(default_factory=CrewConfig)
