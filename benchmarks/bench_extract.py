@@ -2,8 +2,8 @@
 
 - Against the bare network on preloaded batches: ours includes decoding, tokenizing, writing parts, checksums and
   assembling; the peer runs the forward pass alone. The ratio is peer seconds / our seconds: 1 would be no overhead.
-- Against the loop of the usual tutorial on `tweets`: one text at a time, padded to 128 tokens (``padding="max_length"``);
-  and the same without padding.
+- Against the loop of the usual tutorial on `tweets`: one text at a time, padded to 128 tokens
+  (``padding="max_length"``); and the same without padding.
 - Several outputs in one pass against a pass for each.
 - thingsvision, in a process of its own, if ``--peers-python`` names a Python that has it. CLIP_benchmark's extraction
   asserts a GPU, so on a CPU it cannot be run.
@@ -12,6 +12,7 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ from sklearn.datasets import load_sample_images
 from grobust.data.catalog import load_dataset
 from grobust.data.dataset import GroupedDataset
 from grobust.data.tables import ImageFiles, stratified_subset
+from grobust.features._batches import load_batches
+from grobust.features._plan import decode_side
 from grobust.features.extract import ExtractSettings, extract_features, extract_together, planned_parts
 from grobust.features.store import FeatureStore
 from grobust.groups import Groups
@@ -58,14 +61,14 @@ def main() -> None:
             return stratified_subset(load_dataset(name), n if full else 64, seed=1)
 
         cases: dict[str, Callable[[str], Row]] = {
-            "digits, 2,400 rows, efficientnet_lite0 at 96": bare(
-                lambda: some("digits", 2400), "packaged:efficientnet_lite0", 96
+            "digits, 1,200 rows, efficientnet_lite0 at 96": bare(
+                lambda: some("digits", 1200), "packaged:efficientnet_lite0", 96
             ),
             "photos, 128 rows, efficientnet_lite0 at 224": bare(
                 lambda: some_photos(128), "packaged:efficientnet_lite0", 224 if full else 64
             ),
-            "photos, 96 rows, ResNet-50": bare(lambda: some_photos(96), "timm:resnet50@random", None if full else 64),
-            "tweets, 800 rows, MiniLM": bare(lambda: some("tweets", 800), MINILM, None),
+            "photos, 64 rows, ResNet-50": bare(lambda: some_photos(64), "timm:resnet50@random", None if full else 64),
+            "tweets, 600 rows, MiniLM": bare(lambda: some("tweets", 600), MINILM, None),
             "tweets, 200 texts, padded to 128": lambda name: _tutorial(
                 name, some("tweets", 200), "one text at a time, padded", "max_length", pairs
             ),
@@ -86,8 +89,6 @@ def main() -> None:
                 continue
             if "thingsvision" in name and args.peers_python is None:
                 skipped[name] = NO_PEERS
-            elif args.device == "cuda" and "rows, " not in name:
-                skipped[name] = "a row for CPUs"
             else:
                 rows.append(case(name))
     report("extract", rows, args, skipped=skipped)
@@ -190,9 +191,6 @@ def _together(name: str, data: GroupedDataset, full: bool, pairs: int) -> Row:
 
 def _fast(name: str, data: GroupedDataset, full: bool, pairs: int) -> Row:
     """Reading and resizing, as the loader does it; whole images against the decoder's smaller ones."""
-    from grobust.features._batches import load_batches
-    from grobust.features._plan import decode_side
-
     backbone = load_backbone("packaged:efficientnet_lite0", image_size=224 if full else 32)
     side = decode_side(backbone, ExtractSettings(fast_decode=True))
     batches = [np.arange(start, min(start + 32, len(data))) for start in range(0, len(data), 32)]
@@ -213,7 +211,7 @@ def _fast(name: str, data: GroupedDataset, full: bool, pairs: int) -> Row:
 def _peer(name: str, data: ImageFiles, folder: Path, python: Path, pairs: int) -> Row:
     """Two processes in turn; seconds without start and imports, peak memory of the whole process."""
     network = load_backbone("torchvision:resnet18@random").network
-    weights = {key: tensor for key, tensor in network.state_dict().items()}
+    weights = dict(network.state_dict())
     # The peer's network has its classifier; it is not part of the feature.
     weights |= {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
     torch.save(weights, folder / "weights.pt")
@@ -234,8 +232,6 @@ def _peer(name: str, data: ImageFiles, folder: Path, python: Path, pairs: int) -
             raise RuntimeError(f"{who} failed:\n{finished.stderr[-2000:]}")
         found: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
         return found
-
-    import sys
 
     runs = [
         (child(sys.executable, "grobust", {}), child(str(python), "thingsvision", {"PYTHONPATH": ""}))

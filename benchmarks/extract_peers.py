@@ -1,8 +1,8 @@
 """One extraction of a folder of photos in a process of its own, by grobust or by a peer: seconds and peak memory.
 
-``python benchmarks/extract_peers.py grobust|thingsvision FOLDER WEIGHTS OUT.npy``. The network is torchvision's ResNet-18
-with the weights of the file, in batches of 32, on the CPU. Prints a line of JSON. A peer runs under the Python that has
-it installed; nothing of grobust is loaded then. Time begins when network and libraries are loaded.
+``python benchmarks/extract_peers.py grobust|thingsvision FOLDER WEIGHTS OUT.npy``. The network is torchvision's
+ResNet-18 with the weights of the file, in batches of 32, on the CPU. Prints a line of JSON. A peer runs under the Python that
+has it installed; nothing of grobust is loaded then. Time begins when network and libraries are loaded.
 """
 
 import json
@@ -37,6 +37,7 @@ def grobust(folder: Path, weights: Path, out: Path) -> float:
 def thingsvision(folder: Path, weights: Path, out: Path) -> float:
     import numpy as np
     import torch
+    import torchvision  # noqa: F401 - before thingsvision, which loads TensorFlow: the other order crashes
     from thingsvision import get_extractor
     from thingsvision.utils.data import DataLoader, ImageDataset
     from thingsvision.utils.storing import save_features

@@ -67,7 +67,7 @@ def private_bytes() -> int:
 
 
 def arguments(description: str, *, peers: bool = False) -> argparse.Namespace:
-    """``--size tiny|full``, ``--json PATH``, ``--device cpu|cuda``, ``--only TEXT``; with `peers` ``--peers-python``."""
+    """``--size tiny|full``, ``--json PATH``, ``--device cpu|cuda``, ``--only TEXT``; `peers`: ``--peers-python``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", choices=("tiny", "full"), default="full")
     parser.add_argument("--json", type=Path)

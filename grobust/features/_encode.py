@@ -61,7 +61,8 @@ class Encoder:
         self.notes: list[str] = []
         self._largest = settings.batch_size
         self._in_flight: deque[torch.cuda.Event] = deque()
-        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        # torch types neither streams nor events.
+        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._network = _compiled(backbones) if settings.compile else _plain(backbones)
 
     def encode(self, batch: Batch) -> Encoded:
@@ -131,7 +132,7 @@ class Encoder:
     def _recorded(self) -> torch.cuda.Event | None:
         if self._copies is None:
             return None
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self.device))
         self._in_flight.append(event)
         if len(self._in_flight) > IN_FLIGHT:

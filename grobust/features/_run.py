@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class PartsRun:
         """What the user should know: batches cut to fit memory."""
         return self.encoder.notes
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[int]:
+    def batches(self, parts: Iterable[Part]) -> Generator[int, None, None]:
         """Load, encode and write parts; yields the number of rows of every batch that is through the network.
 
         `parts` is read ahead of the network by a few batches, and its end may come at any time. When the iteration ends

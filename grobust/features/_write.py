@@ -56,7 +56,7 @@ class PartQueue:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._clock.stage("wait for writer"):
+        with self._clock.stage("last parts"):
             self._waiting.put(None)
             self._thread.join()
         if error is None:

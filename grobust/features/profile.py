@@ -17,6 +17,7 @@ STAGES = {
     "network": "main",
     "copy back": "main",
     "wait for writer": "main",
+    "last parts": "main",
     "write": "writer",
 }
 # Below this share of the run the network has not been kept waiting to speak of.

@@ -193,7 +193,7 @@ def test_the_batch_grows_until_memory_runs_out_or_it_brings_nothing() -> None:
     assert find_batch_size(DATA, [text_backbone(CodesForward(limit=40, seconds=0.005))], ExtractSettings()) == 32
     with pytest.raises(BackboneError, match="smaller --batch-size"):
         find_batch_size(DATA, [text_backbone(CodesForward(limit=3))], ExtractSettings())
-    rows = 1e-3
+    rows = 1e-2
 
     class PerRow(CodesForward):
         def __call__(self, network: Any, batch: Any) -> Any:
