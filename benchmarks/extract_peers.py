@@ -1,8 +1,8 @@
 """One extraction of a folder of photos in a process of its own, by grobust or by a peer: seconds and peak memory.
 
 ``python benchmarks/extract_peers.py grobust|thingsvision FOLDER WEIGHTS OUT.npy``. The network is torchvision's
-ResNet-18 with the weights of the file, in batches of 32, on the CPU. Prints a line of JSON. A peer runs under the Python that
-has it installed; nothing of grobust is loaded then. Time begins when network and libraries are loaded.
+ResNet-18 with the weights of the file, in batches of 32, on the CPU. Prints a line of JSON. A peer runs under the
+Python that has it installed; nothing of grobust is loaded then. Time begins when network and libraries are loaded.
 """
 
 import json

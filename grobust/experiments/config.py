@@ -45,8 +45,9 @@ class ExtractConfig:
     data_dir : folder of data sets that live on disk
     columns : column names of `metadata_csv`, ``label=y`` and the like
     split : rule that splits anew, see `grobust.data.resplit`; None for the splits as they are
-    pools, layers : which vectors are features: each layer (a module's name) with each pooling, in one pass, each into a
-        store of its own if there are several; empty for the backbone's own
+    pool : which vector is the feature; None for the backbone's own
+    pools, layers : instead of `pool`, several in one pass: each layer (a module's name; none for the last) with each
+        pooling, each into a store of its own if there are several
     image_size, max_tokens : input size; None for the backbone's own
     limit : keep this many rows, with the group shares of each split; None for all
     seed : of the draw that `limit` makes
@@ -65,6 +66,7 @@ class ExtractConfig:
     data_dir: Path | None = None
     columns: dict[str, str] = field(default_factory=dict)
     split: str | None = None
+    pool: str | None = None
     pools: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     image_size: int | None = None
@@ -83,6 +85,15 @@ class ExtractConfig:
     resume: bool = True
     overwrite: bool = False
     crew: CrewConfig = field(default_factory=CrewConfig)
+
+    def __post_init__(self) -> None:
+        if self.pool is not None and self.pools:
+            raise ConfigError("pool and pools exclude each other; give all poolings in pools.")
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one output, each with a store of its own."""
+        return max(1, len(self.pools)) * max(1, len(self.layers)) > 1
 
 
 @dataclass(frozen=True)

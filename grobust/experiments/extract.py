@@ -84,7 +84,8 @@ def _run(
         fast_decode=config.fast_decode,
         compile=config.compile,
     )
-    pools = [_choice(Pool, pool, "pool") for pool in config.pools]
+    asked = config.pools if config.pool is None else (config.pool,)
+    pools = [_choice(Pool, pool, "pool") for pool in asked]
     started = time.perf_counter()
 
     def reading(done: int, total: int) -> None:
