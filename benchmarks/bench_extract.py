@@ -80,7 +80,7 @@ def main() -> None:
                 name, some_photos(128, (1024, 768)), full, pairs
             ),
             "photos, 96 rows, ResNet-18, thingsvision": lambda name: _peer(
-                name, some_photos(96), folder, args.peers_python, 3 if full else 1
+                name, some_photos(96), folder, args.peers_python, 2 if full else 1
             ),
         }
         rows = []

@@ -55,6 +55,13 @@ def extract(
             show_default=False,
         ),
     ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="plain, or mirror for the mirror image. Repeatable, in one pass, into NAME.gap.mirror.h5 and so on.",
+            show_default=False,
+        ),
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Input pixels. Default: the network's own.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest text in tokens. Default: 220.")] = None,
     limit: Annotated[int | None, typer.Option(help="Keep this many rows, with the group shares of each split.")] = None,
@@ -145,6 +152,7 @@ def extract(
         split=split,
         pools=tuple(pool or ()),
         layers=tuple(layer or ()),
+        views=tuple(view or ()),
         image_size=image_size,
         max_tokens=max_tokens,
         limit=limit,

@@ -46,8 +46,8 @@ class ExtractConfig:
     columns : column names of `metadata_csv`, ``label=y`` and the like
     split : rule that splits anew, see `grobust.data.resplit`; None for the splits as they are
     pool : which vector is the feature; None for the backbone's own
-    pools, layers : instead of `pool`, several in one pass: each layer (a module's name; none for the last) with each
-        pooling, each into a store of its own if there are several
+    pools, layers, views : instead of `pool`, several in one pass: each layer (a module's name; none for the last) with
+        each pooling, of the image (``plain``) and its mirror image (``mirror``); each into a store of its own
     image_size, max_tokens : input size; None for the backbone's own
     limit : keep this many rows, with the group shares of each split; None for all
     seed : of the draw that `limit` makes
@@ -69,6 +69,7 @@ class ExtractConfig:
     pool: str | None = None
     pools: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
     image_size: int | None = None
     max_tokens: int | None = None
     limit: int | None = None
@@ -93,7 +94,7 @@ class ExtractConfig:
     @property
     def several(self) -> bool:
         """Whether there is more than one output, each with a store of its own."""
-        return max(1, len(self.pools)) * max(1, len(self.layers)) > 1
+        return any(len(asked) > 1 for asked in (self.pools, self.layers, self.views))
 
 
 @dataclass(frozen=True)

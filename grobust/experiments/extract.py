@@ -28,11 +28,11 @@ from grobust.features.extract import (
 from grobust.features.parallel.local import ProcessCrew
 from grobust.models.backbone import Backbone, Pool
 from grobust.models.backbones import load_backbones
-from grobust.models.outputs import output_name
+from grobust.models.outputs import View, output_name
 
 __all__ = ["ExtractReport", "run_extract", "store_paths", "torch_device", "visible_gpus"]
 
-Choice = TypeVar("Choice", Precision, OnError, Pool)
+Choice = TypeVar("Choice", Precision, OnError, Pool, View)
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def _run(
         config.backbone,
         pools=pools,
         layers=config.layers,
+        views=[_choice(View, view, "view") for view in config.views],
         device=device if crew is None else "cpu",
         max_tokens=config.max_tokens,
         image_size=config.image_size,

@@ -66,8 +66,10 @@ class PartsRun:
             self.dataset, self.backbones[0].collate, _batches_of(parts, begun), workers=self.settings.workers,
             pin=self.encoder.device.type == "cuda", side=decode_side(self.backbones[0], self.settings),
         )  # fmt: skip
+        # Loader processes are forked here, before there is another thread.
+        batch = self._next(loaded)
         with PartQueue(self.sinks, self.done, self.clock) as writing:
-            while (batch := self._next(loaded)) is not None:
+            while batch is not None:
                 if self.interrupted.is_set():
                     raise KeyboardInterrupt
                 self._report_failures(batch, writing)
@@ -80,6 +82,7 @@ class PartsRun:
                     encoded, through = [], 0
                     begun.popleft()
                 yield batch.rows.size + len(batch.failures)
+                batch = self._next(loaded)
 
     def _next(self, loaded: Iterator[Batch]) -> Batch | None:
         with self.clock.stage("wait for loader"):

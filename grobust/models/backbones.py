@@ -6,7 +6,7 @@ from dataclasses import replace
 from grobust.errors import BackboneError
 from grobust.models.backbone import Backbone, Pool
 from grobust.models.open_clip_source import load_open_clip
-from grobust.models.outputs import outputs_of
+from grobust.models.outputs import View, outputs_of
 from grobust.models.packaged import load_packaged
 from grobust.models.run_source import load_run
 from grobust.models.spec import parse_spec
@@ -74,16 +74,18 @@ def load_backbones(
     *,
     pools: Sequence[Pool] = (),
     layers: Sequence[str] = (),
+    views: Sequence[View] = (),
     device: str = "cpu",
     max_tokens: int | None = None,
     image_size: int | None = None,
 ) -> tuple[Backbone, ...]:
-    """One network with several outputs, which `extract_together` computes in one pass: each layer with each pooling.
+    """One network with several outputs, which `extract_together` computes in one pass: each view, layer and pooling.
 
     Parameters
     ----------
     pools : of each layer; empty for the network's own
     layers : names of modules; empty for what enters the classifier
+    views : of images, such as their mirror image; empty for the image as it is
 
     Raises
     ------
@@ -92,4 +94,4 @@ def load_backbones(
     """
     first = pools[0] if pools and not layers else None
     loaded = load_backbone(spec, pool=first, device=device, max_tokens=max_tokens, image_size=image_size)
-    return outputs_of(loaded, pools or [None], layers or [None])
+    return outputs_of(loaded, pools or [None], layers or [None], views or [View.PLAIN])

@@ -1,9 +1,10 @@
-"""Several features from one pass of a network: other poolings of its last layer, and layers by their module's name."""
+"""Several features from one pass over the data: other poolings, layers by their module's name, mirrored images."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from enum import StrEnum
 from typing import Any, cast
 
 import torch
@@ -13,9 +14,16 @@ from grobust.errors import BackboneError
 from grobust.models.backbone import Backbone, Forward, MapLayout, Pool
 from grobust.models.pooling import mean_over_tokens, pool_map, pool_tokens
 
-__all__ = ["LayerForward", "encode_together", "output_name", "outputs_of"]
+__all__ = ["LayerForward", "MirrorForward", "View", "encode_together", "output_name", "outputs_of"]
 
 SHOWN_NAMES = 12
+
+
+class View(StrEnum):
+    """What of an image goes through the network. Each is stored by itself: a mean of stores is easily made."""
+
+    PLAIN = "plain"
+    MIRROR = "mirror"
 
 
 @dataclass(frozen=True)
@@ -73,42 +81,81 @@ class LayerForward:
         return pool_tokens(out, Pool.GAP if self.pool is Pool.MEAN else self.pool, prefix=self.layout.prefix)
 
 
-def outputs_of(backbone: Backbone, pools: Sequence[Pool | None], layers: Sequence[str | None]) -> tuple[Backbone, ...]:
-    """A backbone for every layer and pooling, all of one network, so that one pass gives all of them.
+@dataclass(frozen=True)
+class MirrorForward:
+    """Features of the image's mirror image, after its preprocessing."""
+
+    run: Forward
+
+    def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return self.run(network, _mirrored(batch))
+
+    def body(self, network: nn.Module, batch: dict[str, Tensor]) -> Any:
+        """See `Forward`."""
+        return self.run.body(network, _mirrored(batch))
+
+    def pooled(self, network: nn.Module, batch: dict[str, Tensor], body: Any) -> Tensor:
+        """See `Forward`."""
+        return self.run.pooled(network, _mirrored(batch), body)
+
+
+def outputs_of(
+    backbone: Backbone,
+    pools: Sequence[Pool | None],
+    layers: Sequence[str | None],
+    views: Sequence[View] = (View.PLAIN,),
+) -> tuple[Backbone, ...]:
+    """A backbone for every view, layer and pooling, all of one network, so that one pass gives all of them.
 
     Parameters
     ----------
     pools : None for the network's own: what enters its classifier, or for inner layers the mean over places
     layers : names of modules; None for the last layer
+    views : of images
 
     Raises
     ------
     BackboneError
         If the network has no such pooling or module, or they repeat.
     """
-    asked = [(layer, pool) for layer in layers for pool in pools]
+    asked = [(view, layer, pool) for view in views for layer in layers for pool in pools]
     if len(set(asked)) != len(asked):
-        raise BackboneError(f"{backbone.spec}: a pooling or layer is asked for twice.")
-    return tuple(_pooled(backbone, pool) if layer is None else _layer(backbone, layer, pool) for layer, pool in asked)
+        raise BackboneError(f"{backbone.spec}: a pooling, layer or view is asked for twice.")
+    made = []
+    for view, layer, pool in asked:
+        output = _pooled(backbone, pool) if layer is None else _layer(backbone, layer, pool)
+        made.append(_mirror(output) if view is View.MIRROR else output)
+    return tuple(made)
 
 
 def output_name(backbone: Backbone) -> str:
-    """What tells it from other outputs of its network, in a file name: ``gap``, ``layer3.gap``."""
-    layer = backbone.options.get("layer")
-    return str(backbone.pooling) if layer is None else f"{layer}.{backbone.pooling}"
+    """What tells it from other outputs of its network, in a file name: ``gap``, ``layer3.gap``, ``cls.mirror``."""
+    about = (backbone.options.get("layer"), str(backbone.pooling), backbone.options.get("view"))
+    return ".".join(text for text in about if text is not None)
 
 
 def encode_together(backbones: Sequence[Backbone], batch: dict[str, Tensor]) -> list[Tensor]:
-    """Features (b, d) of each, in one pass if they are several outputs of a network."""
+    """Features (b, d) of each, in one pass per view if they are several outputs of a network."""
     first = backbones[0]
     if len(backbones) == 1:
         return [first.forward(first.network, batch)]
-    forwards = [cast(Forward, backbone.forward) for backbone in backbones]
+    found: dict[int, Tensor] = {}
+    for mirrored in (False, True):
+        mine = [i for i, b in enumerate(backbones) if isinstance(b.forward, MirrorForward) is mirrored]
+        if mine:
+            forwards = [cast(Forward, backbones[i].forward) for i in mine]
+            inner = [forward.run if isinstance(forward, MirrorForward) else forward for forward in forwards]
+            view = _mirrored(batch) if mirrored else batch
+            found |= zip(mine, _one_pass(first.network, inner, view), strict=True)
+    return [found[i] for i in range(len(backbones))]
+
+
+def _one_pass(network: nn.Module, forwards: Sequence[Forward], batch: dict[str, Tensor]) -> list[Tensor]:
     inner = [forward.layer for forward in forwards if isinstance(forward, LayerForward)]
-    with _captured(first.network, inner) as seen:
-        body = forwards[0].body(first.network, batch)
+    with _captured(network, inner) as seen:
+        body = forwards[0].body(network, batch)
     return [
-        forward.read(seen, batch) if isinstance(forward, LayerForward) else forward.pooled(first.network, batch, body)
+        forward.read(seen, batch) if isinstance(forward, LayerForward) else forward.pooled(network, batch, body)
         for forward in forwards
     ]
 
@@ -144,6 +191,20 @@ def _layer(backbone: Backbone, layer: str, pool: Pool | None) -> Backbone:
         backbone, forward=forward, pooling=chosen, options=backbone.options | {"layer": layer},
         arguments=backbone.arguments | {"pool": str(chosen), "layer": layer},
     ))  # fmt: skip
+
+
+def _mirror(backbone: Backbone) -> Backbone:
+    if backbone.kind != "image":
+        raise BackboneError(f"{backbone.spec} takes {backbone.kind}s, which have no mirror image.")
+    return replace(
+        backbone, forward=MirrorForward(cast(Forward, backbone.forward)),
+        options=backbone.options | {"view": str(View.MIRROR)},
+    )  # fmt: skip
+
+
+def _mirrored(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    # In channels-last memory, as the batch was.
+    return batch | {"pixels": batch["pixels"].flip(3).contiguous(memory_format=torch.channels_last)}
 
 
 def _sized(backbone: Backbone) -> Backbone:

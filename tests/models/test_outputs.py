@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from helpers import text_backbone, toy_texts
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 from torchvision import transforms
 from torchvision.transforms._presets import ImageClassification
@@ -21,7 +21,7 @@ from grobust.features.store import FeatureStore
 from grobust.models.backbone import Pool
 from grobust.models.backbones import load_backbone, load_backbones
 from grobust.models.collate import ImageCollate
-from grobust.models.outputs import output_name
+from grobust.models.outputs import View, encode_together, output_name
 
 PHOTOS = [Image.fromarray(pixels).resize((180, 140)) for pixels in load_sample_images().images]
 DIGITS = take_rows(load_digits(), range(60))
@@ -62,6 +62,26 @@ def test_outputs_of_one_pass_are_those_of_each(
         extract_features(data, alone, tmp_path / "alone.h5", settings=ExtractSettings(batch_size=4))
         assert (tmp_path / "alone.h5").read_bytes() == path.read_bytes()
         (tmp_path / "alone.h5").unlink()
+
+
+@pytest.mark.parametrize("spec", ["timm:test_vit@random", "torchvision:resnet18@random"])
+def test_a_mirrored_view_is_that_of_the_mirror_image(spec: str, tmp_path: Path) -> None:
+    layer = "blocks.1" if "vit" in spec else "layer2"
+    size = None if "vit" in spec else 64
+    views = [View.PLAIN, View.MIRROR]
+    several = load_backbones(spec, views=views, image_size=size)
+    several += load_backbones(spec, views=views, layers=[layer], image_size=size)
+    assert [output_name(b) for b in several] == ["model", "model.mirror", f"{layer}.gap", f"{layer}.gap.mirror"]
+    square = [photo.resize((64, 64)) for photo in PHOTOS]
+    flipped = [ImageOps.mirror(photo) for photo in square]
+    for plain, mirror in (several[:2], several[2:]):
+        a, b = encode_together([plain, mirror], plain.collate(square))
+        torch.testing.assert_close(a, plain.encode(plain.collate(square)))
+        torch.testing.assert_close(b, plain.encode(plain.collate(flipped)), rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(mirror.encode(mirror.collate(square)), b)
+    extract_features(take_rows(DIGITS, range(4)), several[1], tmp_path / "f.h5")
+    assert FeatureStore(tmp_path / "f.h5").provenance.options["view"] == "mirror"
 
 
 def test_texts_in_several_poolings(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ _NOT_CONTENT = {"out", "store", "records", "save", "figures", "device", "workers
                 "max_bytes", "memory_bytes", "data_dir", "on_error", "head", "heads", "crew",
                 "profile"}  # fmt: skip
 # What came later than the first sweeps counts where it is used, so that these keep their keys.
-_SINCE = ("pools", "layers", "fast_decode", "compile")
+_SINCE = ("pools", "layers", "views", "fast_decode", "compile")
 RUN_PREFIX = "finetune:"
 CELL_LENGTH = 24
 NOWHERE = Path("not-yet-known")
@@ -123,7 +123,7 @@ def config_of(
         parse_spec(chosen["backbone"])
         extraction = ExtractConfig(**converted(ExtractConfig, chosen), out=out, device=device)
         if extraction.several:
-            raise ConfigError("an extraction of a sweep has one output: give one pool and one layer.")
+            raise ConfigError("an extraction of a sweep has one output: give one pool, layer and view.")
         return extraction
     if kind == "finetune":
         own = field_types(FinetuneConfig)
