@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from grobust.errors import GrobustError
     from grobust.features._schema import Provenance
     from grobust.features.extract import ExtractSettings, extract_features, extract_together
+    from grobust.features.parallel.local import ProcessCrew
     from grobust.features.store import FeatureStore
     from grobust.finetune.run import FinetuneResult
     from grobust.finetune.sampler import BalancedSampler
@@ -72,6 +73,7 @@ _HOMES = {
     "grobust.errors": ("GrobustError",),
     "grobust.features._schema": ("Provenance",),
     "grobust.features.extract": ("ExtractSettings", "extract_features", "extract_together"),
+    "grobust.features.parallel.local": ("ProcessCrew",),
     "grobust.features.store": ("FeatureStore",),
     "grobust.finetune.run": ("FinetuneResult",),
     "grobust.finetune.sampler": ("BalancedSampler",),
@@ -120,6 +122,7 @@ __all__ = [
     "NormRatio",
     "Probe",
     "ProbeFit",
+    "ProcessCrew",
     "Provenance",
     "RatioInference",
     "SelectBy",

@@ -1,7 +1,9 @@
 """The one way into Ray: a cluster at an address, or one of this machine that ends with the work."""
 
 import os
-from dataclasses import dataclass
+import sys
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import dataclass, field
 from typing import Any
 
 from grobust.errors import ConfigError
@@ -17,13 +19,14 @@ class RayCluster:
     ----------
     ray : the library
     cpus, gpus : what it has
-    ours : whether it was started here, and ends with the work
+    ours : whether it was joined here, and is left with the work; it ends then if it was started here
     """
 
     ray: Any
     cpus: float
     gpus: float
     ours: bool
+    _output: ExitStack = field(default_factory=ExitStack)
 
     @property
     def about(self) -> str:
@@ -31,13 +34,16 @@ class RayCluster:
         return f"a Ray cluster of {self.cpus:g} cores and {self.gpus:g} GPUs"
 
     def leave(self) -> None:
-        """End it if it was started here."""
+        """Let go of it if it was joined here."""
         if self.ours:
             self.ray.shutdown()
+        self._output.close()
 
 
 def join_cluster(address: str | None, *, cpus: int) -> RayCluster:
     """Join the cluster at an address, or start one on this machine with at least so many cores to give.
+
+    Until it is left stdout is stderr: Ray reports dead workers on stdout, which belongs to results.
 
     Raises
     ------
@@ -50,7 +56,7 @@ def join_cluster(address: str | None, *, cpus: int) -> RayCluster:
         raise ConfigError("--engine ray needs Ray: pip install 'grobust[ray]'. Or use --engine local.") from None
     # Ray's own choice of an empty GPU list would hide GPUs from tasks that ask for none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ours = not ray.is_initialized() and address is None
+    ours = not ray.is_initialized()
     try:
         if not ray.is_initialized():
             ray.init(
@@ -63,4 +69,6 @@ def join_cluster(address: str | None, *, cpus: int) -> RayCluster:
             "--address."
         ) from None
     there = ray.cluster_resources()
-    return RayCluster(ray, there.get("CPU", 0), there.get("GPU", 0), ours)
+    cluster = RayCluster(ray, there.get("CPU", 0), there.get("GPU", 0), ours)
+    cluster._output.enter_context(redirect_stdout(sys.stderr))
+    return cluster

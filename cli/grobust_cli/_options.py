@@ -52,7 +52,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 By = Annotated[BalanceBy, typer.Option(help="What is balanced: classes, or groups (needs attributes in training).")]
 Ratio = Annotated[float, typer.Option(help="Mixture ratio r: a class keeps at most r times the smallest class.")]
 DeviceOption = Annotated[Device, typer.Option(help="`auto` takes a GPU if there is one, and says so.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of a data set on disk.", show_default=False)]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of a data set, or address such as s3://bucket/folder.", show_default=False)
+]
 Columns = Annotated[
     list[str] | None,
     typer.Option(

@@ -68,6 +68,7 @@ class ArrowImages(RowTable):
 class _Files(CsvTable):
     """Columns of several files in a row."""
 
+    path: Path
     files: tuple[Path, ...] = ()
     starts: tuple[int, ...] = ()
 

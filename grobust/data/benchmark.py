@@ -1,11 +1,11 @@
 """What the loaders of the four benchmarks share: finding the table, and refusing one that lacks a whole group."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from grobust.data.csv_table import find_file
+from grobust.data.places import Place
 from grobust.errors import DataError
 from grobust.groups import Groups
 
@@ -14,7 +14,7 @@ __all__ = ["benchmark_file", "complete_groups"]
 LISTED = 12
 
 
-def benchmark_file(folder: Path, names: Sequence[str], subfolders: Sequence[str], what: str) -> Path:
+def benchmark_file(folder: Place, names: Sequence[str], subfolders: Sequence[str], what: str) -> Place:
     """The first of `names` in the folder or in one of the usual subfolders.
 
     Raises
@@ -28,7 +28,7 @@ def benchmark_file(folder: Path, names: Sequence[str], subfolders: Sequence[str]
     return found
 
 
-def missing_file(folder: Path, names: Sequence[str], subfolders: Sequence[str], what: str) -> DataError:
+def missing_file(folder: Place, names: Sequence[str], subfolders: Sequence[str], what: str) -> DataError:
     """The error of a folder without the table."""
     content = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     more = f", … ({len(content)} in all)" if len(content) > LISTED else ""
@@ -39,7 +39,7 @@ def missing_file(folder: Path, names: Sequence[str], subfolders: Sequence[str], 
     )
 
 
-def complete_groups(groups: Groups, path: Path, columns: str) -> Groups:
+def complete_groups(groups: Groups, path: Place, columns: str) -> Groups:
     """The same groups, if every one has rows.
 
     Raises

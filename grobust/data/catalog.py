@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from pathlib import Path
 
 from grobust.data.arrow import load_arrow
 from grobust.data.celeba import load_celeba
@@ -13,11 +12,13 @@ from grobust.data.digits import PRESETS, TASKS, load_digits
 from grobust.data.image_folder import load_image_folder
 from grobust.data.metadata_csv import load_metadata_csv
 from grobust.data.multinli import load_multinli
+from grobust.data.places import CloudPath, Place, place_of
 from grobust.data.resplit import parse_split_rule, resplit
 from grobust.data.tweets import load_tweets
 from grobust.data.waterbirds import load_waterbirds
 from grobust.data.webdataset import load_webdataset
 from grobust.errors import DataError
+from grobust.typing import PathLike
 
 __all__ = ["DATASETS", "load_dataset"]
 
@@ -34,20 +35,21 @@ DATASETS = {
     "image_folder": "a folder of images split/label/attribute/*.jpg (--data-dir)",
     "webdataset": "a folder of webdataset shards *.tar, read in place (--data-dir, --column)",
 }
-BENCHMARKS: dict[str, Callable[[Path], GroupedDataset]] = {
+BENCHMARKS: dict[str, Callable[[Place], GroupedDataset]] = {
     "waterbirds": load_waterbirds,
     "celeba": load_celeba,
     "civilcomments": load_civilcomments,
     "civilcomments-wilds": load_civilcomments_wilds,
     "multinli": load_multinli,
 }
-WITH_COLUMNS = {"metadata_csv": load_metadata_csv, "arrow": load_arrow, "webdataset": load_webdataset}
+LOCAL_WITH_COLUMNS = {"arrow": load_arrow, "webdataset": load_webdataset}
+WITH_COLUMNS = ("metadata_csv", *LOCAL_WITH_COLUMNS)
 
 
 def load_dataset(
     name: str,
     *,
-    data_dir: Path | None = None,
+    data_dir: PathLike | CloudPath | None = None,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -57,7 +59,7 @@ def load_dataset(
     Parameters
     ----------
     name : ``tweets``, ``digits``, ``digits:celeba``, ``waterbirds``, ``metadata_csv``, …
-    data_dir : folder of a data set on disk
+    data_dir : folder of a data set on disk, or address of one in a cloud, such as ``s3://bucket/folder``
     columns : for ``metadata_csv``, ``arrow`` and ``webdataset``, see `grobust.data.columns.Columns`
     split : a rule that splits anew, such as ``half:1`` or ``fraction:70/10/20``, see `grobust.data.resplit`; None for
         the splits as they are
@@ -76,7 +78,7 @@ def load_dataset(
 
 
 def _loaded(
-    name: str, data_dir: Path | None, columns: Mapping[str, str] | None, *, needs_split: bool
+    name: str, data_dir: PathLike | CloudPath | None, columns: Mapping[str, str] | None, *, needs_split: bool
 ) -> GroupedDataset:
     base, *variant = name.split(":")
     if base not in DATASETS or (variant and base != "digits") or len(variant) > 2:
@@ -92,8 +94,17 @@ def _loaded(
         return load_digits(*variant)
     if data_dir is None:
         raise DataError(f"'{name}' needs the folder with its files: --data-dir DIR.")
+    return _from_folder(base, place_of(data_dir), columns, needs_split=needs_split)
+
+
+def _from_folder(base: str, folder: Place, columns: Mapping[str, str] | None, *, needs_split: bool) -> GroupedDataset:
     if base in BENCHMARKS:
-        return BENCHMARKS[base](data_dir)
+        return BENCHMARKS[base](folder)
     if base == "image_folder":
-        return load_image_folder(data_dir, needs_split=needs_split)
-    return WITH_COLUMNS[base](data_dir, columns=Columns.from_options(columns or {}), needs_split=needs_split)
+        return load_image_folder(folder, needs_split=needs_split)
+    if base == "metadata_csv":
+        return load_metadata_csv(folder, columns=Columns.from_options(columns or {}), needs_split=needs_split)
+    if isinstance(folder, CloudPath):
+        known = ", ".join((*BENCHMARKS, "image_folder", "metadata_csv"))
+        raise DataError(f"'{base}' is read from a local folder only, got {folder}. From addresses: {known}.")
+    return LOCAL_WITH_COLUMNS[base](folder, columns=Columns.from_options(columns or {}), needs_split=needs_split)

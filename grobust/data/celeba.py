@@ -5,14 +5,13 @@ Two layouts: ``celeba_metadata.csv`` of the group-robustness line (img_filename,
 ``img_align_celeba``.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from grobust.data.benchmark import complete_groups, missing_file
 from grobust.data.csv_table import CsvTable, find_file, paths_inside, read_csv, read_header
+from grobust.data.places import Place, readable
 from grobust.data.tables import ImageFiles
 from grobust.errors import DataError
 from grobust.groups import Groups
@@ -39,7 +38,7 @@ ATTRIBUTE_FILES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
 PARTITION_FILES = ("list_eval_partition.txt", "list_eval_partition.csv")
 
 
-def load_celeba(folder: Path) -> ImageFiles:
+def load_celeba(folder: Place) -> ImageFiles:
     """Labels (not blond, blond), attributes (woman, man) and splits of either layout; no image is opened.
 
     Raises
@@ -74,14 +73,14 @@ def load_celeba(folder: Path) -> ImageFiles:
     )
 
 
-def _attributes(path: Path) -> CsvTable:
+def _attributes(path: Place) -> CsvTable:
     """Name, label and attribute of every image; a .txt names the 40 attributes in its second line."""
     if path.suffix == ".csv":
         return read_csv(path, ["image_id", LABEL, ATTRIBUTE])
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open("rb") as file:
             file.readline()
-            attributes = file.readline().split()
+            attributes = file.readline().decode("utf-8").split()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}.") from None
     for column in (LABEL, ATTRIBUTE):
@@ -92,7 +91,7 @@ def _attributes(path: Path) -> CsvTable:
     return _words(path, ["image_id", *attributes], skip=2, keep=["image_id", LABEL, ATTRIBUTE])
 
 
-def _partition(path: Path, table: CsvTable) -> NDArray[np.int8]:
+def _partition(path: Place, table: CsvTable) -> NDArray[np.int8]:
     """Split of every image of the table, whatever the order of the partition's rows."""
     if path.suffix == ".csv":
         header = read_header(path)
@@ -113,13 +112,14 @@ def _partition(path: Path, table: CsvTable) -> NDArray[np.int8]:
     return found
 
 
-def _words(path: Path, names: list[str], *, skip: int, keep: list[str]) -> CsvTable:
+def _words(path: Place, names: list[str], *, skip: int, keep: list[str]) -> CsvTable:
     """Columns of a text file whose values are separated by spaces."""
     try:
-        frame = pd.read_csv(
-            path, sep=r"\s+", names=names, skiprows=skip, dtype=object, na_filter=False, index_col=False,
-            keep_default_na=False, encoding="utf-8",
-        )  # fmt: skip
+        with readable(path) as source:
+            frame = pd.read_csv(
+                source, sep=r"\s+", names=names, skiprows=skip, dtype=object, na_filter=False, index_col=False,
+                keep_default_na=False, encoding="utf-8",
+            )  # fmt: skip
     except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning, UnicodeError) as error:
         reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         raise DataError(f"{path}: {reason}; expected {len(names)} values a row, separated by spaces.") from None
@@ -135,8 +135,8 @@ def _signed(table: CsvTable, column: str) -> NDArray[np.int64]:
     return found
 
 
-def _image_root(folder: Path, beside: Path) -> Path:
-    places = [beside, beside.parent, folder]
+def _image_root(folder: Place, beside: Place) -> Place:
+    places: list[Place] = [beside, beside.parent, folder]
     found = (place / name for place in places for name in IMAGES if (place / name).is_dir())
     # Without the folder every image is reported missing by its path; labels and splits are known all the same.
     return next(found, beside / IMAGES[-1])

@@ -6,7 +6,6 @@ of all identities it mentions, to none if it mentions none. Numbers of the two a
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from grobust.data.benchmark import benchmark_file, complete_groups
 from grobust.data.csv_table import CsvTable, numbered, read_csv
+from grobust.data.places import Place
 from grobust.data.tables import Texts
 from grobust.errors import DataError
 from grobust.groups import Groups, GroupScheme
@@ -30,7 +30,7 @@ NO_IDENTITY, JOINT = "none", "+"
 THRESHOLD = 0.5
 
 
-def load_civilcomments(folder: Path) -> Texts:
+def load_civilcomments(folder: Place) -> Texts:
     """The four disjoint groups: y = toxicity ≥ 0.5, a = any of the eight identities ≥ 0.5.
 
     Raises
@@ -46,7 +46,7 @@ def load_civilcomments(folder: Path) -> Texts:
     return _texts("civilcomments", table, groups)
 
 
-def load_civilcomments_wilds(folder: Path) -> Texts:
+def load_civilcomments_wilds(folder: Place) -> Texts:
     """The same comments with WILDS' groups.
 
     The attribute is the set of identities mentioned, such as ``male+muslim``; `identity_scheme` gives the 16
@@ -102,7 +102,7 @@ def identity_scheme(groups: Groups) -> GroupScheme:
     return GroupScheme(names, cells[groups.ids])
 
 
-def _read(folder: Path) -> tuple[CsvTable, NDArray[Any], NDArray[Any]]:
+def _read(folder: Place) -> tuple[CsvTable, NDArray[Any], NDArray[Any]]:
     """The table, (n) int64 toxic or not, (n, 8) bool identities."""
     path = benchmark_file(folder, [FILE], SUBFOLDERS, "CivilComments")
     table = read_csv(path, ["comment_text", "split", "toxicity", *IDENTITIES])

@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from grobust.data.places import Place, readable
 from grobust.errors import DataError
 from grobust.groups import Split
 
@@ -53,7 +53,7 @@ class CsvTable:
     first_row : number of the first record in messages: 2 where row 1 is a header
     """
 
-    path: Path
+    path: Place
     columns: Mapping[str, NDArray[Any]]
     first_row: int = 2
 
@@ -160,12 +160,12 @@ class CsvTable:
         return "the header is row 1." if self.first_row == 2 else f"row {self.first_row} is the first."
 
 
-def read_header(path: Path, *, encoding: str = "utf-8") -> tuple[str, ...]:
+def read_header(path: Place, *, encoding: str = "utf-8") -> tuple[str, ...]:
     """Names of the columns of a CSV file; a byte-order mark is not part of them."""
     return tuple(_parsed(path, encoding=encoding, nrows=0).columns)
 
 
-def read_csv(path: Path, needed: Sequence[str], *, encoding: str = "utf-8") -> CsvTable:
+def read_csv(path: Place, needed: Sequence[str], *, encoding: str = "utf-8") -> CsvTable:
     """Read the needed columns of a CSV file (of a TSV, where the name says so).
 
     Raises
@@ -196,16 +196,16 @@ def read_csv(path: Path, needed: Sequence[str], *, encoding: str = "utf-8") -> C
     return table
 
 
-def _parsed(path: Path, *, encoding: str, nrows: int | None = None) -> Any:
+def _parsed(path: Place, *, encoding: str, nrows: int | None = None) -> Any:
     if not path.is_file():
         raise DataError(f"{path} does not exist. Expected a CSV there with columns for label, attribute and split.")
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), readable(path) as source:
             # Rows longer than the header would otherwise lose or shift their values.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             return pd.read_csv(
-                path, dtype=object, keep_default_na=False, na_filter=False, index_col=False, nrows=nrows,
+                source, dtype=object, keep_default_na=False, na_filter=False, index_col=False, nrows=nrows,
                 encoding=encoding, encoding_errors="surrogateescape", sep=separator,
             )  # fmt: skip
     except pd.errors.ParserWarning:
@@ -243,7 +243,7 @@ def numbered(prefix: str, n: int) -> tuple[str, ...]:
     return tuple(f"{prefix}-{i}" for i in range(n))
 
 
-def find_file(folder: Path, names: Sequence[str], subfolders: Sequence[str], what: str) -> Path | None:
+def find_file(folder: Place, names: Sequence[str], subfolders: Sequence[str], what: str) -> Place | None:
     """The first of `names` in the folder or in one of the subfolders; None if there is none.
 
     Raises

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from grobust.data.csv_table import SPLIT_NAMES
+from grobust.data.places import CloudPath, Place
 from grobust.data.tables import ImageFiles
 from grobust.errors import DataError
 from grobust.groups import Groups
@@ -15,7 +16,7 @@ __all__ = ["IMAGE_SUFFIXES", "load_image_folder"]
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
-def load_image_folder(folder: Path, *, needs_split: bool = True) -> ImageFiles:
+def load_image_folder(folder: Place, *, needs_split: bool = True) -> ImageFiles:
     """Images by the folders they lie in; labels and attributes are named after these and numbered in sorted order.
 
     Parameters
@@ -56,8 +57,12 @@ def load_image_folder(folder: Path, *, needs_split: bool = True) -> ImageFiles:
     )
 
 
-def _images(folder: Path) -> list[str]:
+def _images(folder: Place) -> list[str]:
     """Paths of images below the folder, `/` between folders; hidden files and folders and linked folders apart."""
+    if isinstance(folder, CloudPath):
+        names = [name.split("/") for name in folder.names_below()]
+        shown = ["/".join(parts) for parts in names if not any(part.startswith(".") for part in parts)]
+        return [name for name in shown if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -3,7 +3,7 @@
 Tables of WILDS, SpuCo and SubpopBench (``metadata.csv``, ``metadata_NAME.csv``) are instances.
 """
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from grobust.data.columns import Columns
 from grobust.data.csv_table import CsvTable, numbered, paths_inside, read_csv, read_header
 from grobust.data.dataset import GroupedDataset
+from grobust.data.places import Place
 from grobust.data.tables import ImageFiles, TextPairs, Texts, take_rows
 from grobust.errors import DataError
 from grobust.groups import Groups
@@ -22,7 +23,7 @@ OTHER_TABLES = "*metadata*.csv"
 
 
 def load_metadata_csv(
-    folder: Path, *, columns: Columns | None = None, name: str | None = None, needs_split: bool = True
+    folder: Place, *, columns: Columns | None = None, name: str | None = None, needs_split: bool = True
 ) -> GroupedDataset:
     """Read the CSV of a folder; no image is opened.
 
@@ -42,8 +43,9 @@ def load_metadata_csv(
         With file, row, column, what was seen and what is expected.
     """
     columns = columns or Columns()
-    path = folder if folder.is_file() else _table(folder, columns.csv)
-    folder = path.parent if folder.is_file() else folder
+    is_table = folder.is_file()
+    path = folder if is_table else _table(folder, columns.csv)
+    folder = path.parent if is_table else folder
     header = read_header(path, encoding=columns.encoding)
     has_split = needs_split or columns.split in header
     texts = columns.text in header and columns.file not in header
@@ -63,7 +65,7 @@ def load_metadata_csv(
 
 
 def _dataset(
-    table: CsvTable, groups: Groups, split: NDArray[np.int8], item: str, columns: Columns, folder: Path, name: str
+    table: CsvTable, groups: Groups, split: NDArray[np.int8], item: str, columns: Columns, folder: Place, name: str
 ) -> GroupedDataset:
     if item == columns.file:
         root = folder if columns.root is None else folder / columns.root
@@ -75,7 +77,7 @@ def _dataset(
     return TextPairs(name=name, groups=groups, split=split, sample_ids=ids, first=first, second=second)
 
 
-def _table(folder: Path, name: str | None) -> Path:
+def _table(folder: Place, name: str | None) -> Place:
     """The table of a folder: as named, ``metadata.csv``, or the only file that looks like one."""
     if name is not None:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -83,7 +85,7 @@ def _table(folder: Path, name: str | None) -> Path:
         return folder / name
     if (folder / TABLE).is_file() or not folder.is_dir():
         return folder / TABLE
-    others = sorted(folder.glob(OTHER_TABLES))
+    others: list[Place] = sorted(folder.glob(OTHER_TABLES), key=str)
     if len(others) > 1:
         listed = ", ".join(path.name for path in others)
         raise DataError(f"{folder} has several tables: {listed}. Name one: --column csv={others[0].name}.")

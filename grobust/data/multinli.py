@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from grobust.data.benchmark import benchmark_file, complete_groups
 from grobust.data.csv_table import CsvTable, find_file, read_csv, read_header
+from grobust.data.places import Place
 from grobust.data.tables import TextPairs
 from grobust.errors import DataError
 from grobust.groups import Groups
@@ -38,7 +39,7 @@ def has_negation(hypothesis: str) -> bool:
     return not NEGATIONS.isdisjoint(hypothesis.translate(_PUNCTUATION).lower().split(" "))
 
 
-def load_multinli(folder: Path) -> TextPairs:
+def load_multinli(folder: Place) -> TextPairs:
     """Labels, negation and splits of the table; premise and hypothesis of the original files.
 
     Raises
@@ -83,7 +84,7 @@ def _same_labels(table: CsvTable, labels: NDArray[Any], gold: NDArray[Any]) -> N
         )
 
 
-def _texts(folder: Path, table: Path) -> tuple[NDArray[np.int64], list[str], list[str]]:
+def _texts(folder: Place, table: Place) -> tuple[NDArray[np.int64], list[str], list[str]]:
     """Label (−1 without one), premise and hypothesis of every line of the three files."""
     gold: list[int] = []
     premises: list[str] = []
@@ -102,7 +103,7 @@ def _texts(folder: Path, table: Path) -> tuple[NDArray[np.int64], list[str], lis
     return np.array(gold, dtype=np.int64), premises, hypotheses
 
 
-def _parsed(path: Path, row: int, line: str) -> tuple[str, str, str]:
+def _parsed(path: Place, row: int, line: str) -> tuple[str, str, str]:
     """Gold label, premise and hypothesis of a line."""
     try:
         item = json.loads(line)
@@ -119,7 +120,7 @@ def _parsed(path: Path, row: int, line: str) -> tuple[str, str, str]:
     return label, premise, hypothesis
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Place) -> Iterator[tuple[int, str]]:
     with path.open("rb") as file:
         for row, line in enumerate(file, 1):
             try:
@@ -130,8 +131,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield row, text
 
 
-def _no_texts(folder: Path, table: Path, name: str) -> DataError:
-    pickles = sorted(path for place in {folder, table.parent} for path in place.rglob("cached_*mnli*"))
+def _no_texts(folder: Place, table: Place, name: str) -> DataError:
+    places = [place for place in {folder, table.parent} if isinstance(place, Path)]
+    pickles = sorted(path for place in places for path in place.rglob("cached_*mnli*"))
     about = (
         f"\n{pickles[0]} is a pickle of a Python class, which could run code when loaded; grobust never loads it."
         if pickles

@@ -1,5 +1,6 @@
 """The data sets that grobust builds: a checked table of rows with texts, image files or pixel arrays behind it."""
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from grobust.data.dataset import GroupedDataset, ItemKind
+from grobust.data.places import CloudPath, Place
 from grobust.errors import DataError
 from grobust.groups import Groups, Split
 
@@ -117,7 +119,7 @@ class TextPairs(RowTable):
 class ImageFiles(RowTable):
     """Image files below a folder; `sample_ids` are their paths relative to it."""
 
-    root: Path
+    root: Place
     kind: ItemKind = "image"
 
     @cached_property
@@ -129,11 +131,25 @@ class ImageFiles(RowTable):
         """Images are resized to one size: all cost the same."""
 
     def __getitem__(self, index: int) -> Image.Image:
+        if isinstance(self.root, CloudPath):
+            return self._from_cloud(self.root / self.sample_ids[index])
         path = self.root / self.sample_ids[index]
         # Checked when opened, links resolved: a name in a table must not lead out of the folder.
         if not path.resolve().is_relative_to(self.root.resolve()):
             raise DataError(f"{self.name}: '{self.sample_ids[index]}' leads out of {self.root}; refused.")
         return decoded_image(path, f"{self.name}: image {path}")
+
+    def _from_cloud(self, path: CloudPath) -> Image.Image:
+        what = f"{self.name}: image {path}"
+        try:
+            with path.open() as file:
+                # Whole, since a decoder's many small reads would each be a request.
+                content = io.BytesIO(file.read())
+        except FileNotFoundError:
+            raise DataError(f"{what} does not exist.") from None
+        except OSError as error:
+            raise DataError(f"{what} cannot be read: {error}.") from None
+        return decoded_image(content, what)
 
 
 def decoded_image(source: Path | BinaryIO, what: str) -> Image.Image:

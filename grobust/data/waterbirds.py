@@ -4,10 +4,9 @@
 the images lie below the same folder.
 """
 
-from pathlib import Path
-
 from grobust.data.benchmark import benchmark_file, complete_groups
 from grobust.data.csv_table import paths_inside, read_csv
+from grobust.data.places import Place
 from grobust.data.tables import ImageFiles
 from grobust.groups import Groups
 
@@ -24,7 +23,7 @@ SUBFOLDERS = (
 )
 
 
-def load_waterbirds(folder: Path) -> ImageFiles:
+def load_waterbirds(folder: Place) -> ImageFiles:
     """Labels y (landbird, waterbird), attributes place (land, water), splits 0/1/2; no image is opened.
 
     Raises

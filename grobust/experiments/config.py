@@ -42,7 +42,7 @@ class ExtractConfig:
     dataset : name in the catalog, such as ``tweets`` or ``digits:celeba``
     backbone : spec string, ``source:name[@weights]``
     out : feature store to write
-    data_dir : folder of data sets that live on disk
+    data_dir : folder of a data set, or address of one, see `grobust.data.places`
     columns : column names of `metadata_csv`, ``label=y`` and the like
     split : rule that splits anew, see `grobust.data.resplit`; None for the splits as they are
     pool : which vector is the feature; None for the backbone's own

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from grobust.errors import ConfigError, DataError, DeviceError, StoreError, WorkerError
+from grobust.errors import BackboneError, ConfigError, DataError, DeviceError, StoreError, WorkerError
 from grobust.experiments.crew_config import CrewConfig, gpu_numbers
 from grobust.features.extract import ExtractSettings, OnError, Progress, extract_features, plan_of
-from grobust.features.parallel.dispatch import ATTEMPTS, Dispatch, in_pieces, rows_of
+from grobust.features.parallel.dispatch import ATTEMPTS, Dispatch, in_pieces, parts_ahead, rows_of
 from grobust.features.parallel.local import ProcessCrew
 from grobust.features.parts import PartsWriter
 from grobust.features.store import FeatureStore, parts_folder
@@ -168,6 +168,16 @@ def test_when_all_have_died_it_says_so_and_what_is_kept(tmp_path: Path, monkeypa
     assert list(parts_folder(tmp_path / "f.h5").glob("part-*"))
 
 
+def test_what_cannot_be_given_to_other_processes_is_said(tmp_path: Path) -> None:
+    backbone = text_backbone(lambda network, batch: batch["codes"])
+    with pytest.raises(ConfigError, match=r"toy and timm:toy@random cannot be given to other processes: .*lambda"):
+        extract_features(DATA, backbone, tmp_path / "f.h5", settings=SETTINGS, crew=ProcessCrew(("cpu",)))
+    backbone = text_backbone()
+    backbone.network.to("meta")
+    with pytest.raises(BackboneError, match="is on meta; load it with device='cpu'"):
+        extract_features(DATA, backbone, tmp_path / "f.h5", settings=SETTINGS, crew=ProcessCrew(("cpu",)))
+
+
 def test_who_writes_for_another_needs_its_folder_and_plan(tmp_path: Path) -> None:
     plan = plan_of(DATA, text_backbone(), SETTINGS)
     with pytest.raises(StoreError, match="all machines see under the same path"):
@@ -223,6 +233,11 @@ def test_pieces_keep_batches_whole_and_go_round(sizes: list[int], workers: int) 
     assert len(pieces) >= min(batches, 16 * workers) or max(map(len, pieces)) <= max(1, batches // (16 * workers))
 
 
+@pytest.mark.parametrize(("batches", "workers", "ahead"), [(64, 0, 2), (2, 0, 4), (1, 0, 6), (1, 8, 18), (64, 8, 2)])
+def test_workers_have_more_than_their_loaders_read_ahead(batches: int, workers: int, ahead: int) -> None:
+    assert parts_ahead([[np.arange(3)] * batches], workers) == ahead
+
+
 def test_devices_are_those_that_there_are() -> None:
     assert gpu_numbers(("0", "cuda:1"), ("5", "7")) == ("5", "7")
     assert gpu_numbers(("all",), ("5", "7")) == ("5", "7")
@@ -256,3 +271,16 @@ def test_wrong_options_are_one_message(more: list[str], said: str, tmp_path: Pat
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.gpu
+def test_processes_on_one_gpu_write_the_bytes_of_one(tmp_path: Path) -> None:
+    command = ["extract", "--dataset", "digits", "--limit", "400", "--backbone", "packaged:efficientnet_lite0",
+               "--image-size", "64", "--batch-size", "16"]  # fmt: skip
+    for name, more in (("one", ["--device", "cuda"]), ("two", ["--devices", "0,0"])):
+        result = CliRunner().invoke(app, [*command, *more, "--out", str(tmp_path / f"{name}.h5")])
+        assert result.exit_code == 0, result.output
+    one, two = FeatureStore(tmp_path / "one.h5"), FeatureStore(tmp_path / "two.h5")
+    assert one.sample_ids == two.sample_ids
+    # A library may choose another kernel in another process; the same one gives the same bytes.
+    np.testing.assert_allclose(two.read(), one.read(), atol=2e-2 * float(np.abs(one.read()).max()))

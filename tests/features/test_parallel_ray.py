@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,15 +37,20 @@ SETTINGS = ExtractSettings(batch_size=2, part_rows=4)
 def cluster() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    with pytest.MonkeyPatch.context() as patch:
+        # Actors import what the data set and the network are made of.
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()
     torch.set_num_threads(before)
 
 
 @pytest.fixture
-def crew(cluster: None) -> RayCrew:
-    return RayCrew.connect(address=None, actors=2, cpus=1, device="auto")
+def crew(cluster: None) -> Iterator[RayCrew]:
+    crew = RayCrew.connect(address=None, actors=2, cpus=1, device="auto")
+    yield crew
+    crew.close()
 
 
 def actors() -> list[psutil.Process]:
@@ -79,6 +86,26 @@ def test_actors_killed_at_random_moments_lose_nothing(crew: RayCrew, tmp_path: P
     assert not parts_folder(tmp_path / "two.h5").exists()
 
 
+def test_an_interrupted_run_is_continued_by_one_process(crew: RayCrew, tmp_path: Path) -> None:
+    extract_features(DATA, text_backbone(), tmp_path / "one.h5", settings=SETTINGS)
+
+    def stop(progress: Progress) -> None:
+        if progress.done >= 30:
+            raise KeyboardInterrupt
+
+    slow = text_backbone(CodesForward(seconds=0.1))
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(DATA, slow, tmp_path / "two.h5", settings=SETTINGS, crew=crew, on_progress=stop)
+    assert not (tmp_path / "two.h5").exists()
+    deadline = time.monotonic() + 60
+    while actors() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not actors()
+    result = extract_features(DATA, text_backbone(), tmp_path / "two.h5", settings=SETTINGS)
+    assert result.n_resumed >= 30
+    assert (tmp_path / "two.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
+
+
 def test_errors_and_skipped_inputs_are_those_of_one_process(crew: RayCrew, tmp_path: Path) -> None:
     broken = SomeUnreadable(DATA.name, DATA.groups, DATA.split, DATA.sample_ids, DATA.texts)
     with pytest.raises(DataError, match=r"t(3|11): text (3|11) is corrupt"):
@@ -104,6 +131,11 @@ def test_the_command_and_what_a_cluster_does_not_have(cluster: None, tmp_path: P
     two = CliRunner().invoke(app, [*command, "--engine", "ray", "--actors", "2", "--out", str(tmp_path / "two.h5")])
     assert two.exit_code == 0, two.output
     assert (tmp_path / "two.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
+    # What Ray says of dead workers goes to stdout otherwise, and results alone belong there.
+    there = RayCrew.connect(address=None, actors=1, cpus=1, device="cpu")
+    assert sys.stdout is sys.stderr
+    there.close()
+    assert sys.stdout is not sys.stderr
     with pytest.raises(DeviceError, match="a GPU, and one core besides"):
         RayCrew.connect(address=None, actors=None, cpus=1, device="cuda")
     with pytest.raises(DeviceError, match=r"4 actor\(s\) of 1 core\(s\), and one core besides"):

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grobust.child_processes import child_environment, how_it_ended
 from grobust.experiments.sweep.engine import News
 from grobust.experiments.sweep.execute import Outcome, Task
 
@@ -125,17 +125,7 @@ class LocalEngine:
         self._said.put((worker, None))
 
     def _environment(self, number: int) -> dict[str, str]:
-        environment = dict(os.environ)
-        paths = [p for p in sys.path if p]
-        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-        if self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
-        if self.jobs > 1:
-            # As many threads altogether as there are cores.
-            threads = str(max((os.cpu_count() or 1) // self.jobs, 1))
-            for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-                environment.setdefault(name, threads)
-        return environment
+        return child_environment(self.jobs, gpus=self.gpus[number % len(self.gpus)] if self.gpus else None)
 
 
 def _end(process: "subprocess.Popen[str]") -> int:
@@ -153,9 +143,10 @@ def _end(process: "subprocess.Popen[str]") -> int:
 
 
 def _died(code: int, log: Path) -> Outcome:
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     hint = " The machine may be out of memory; try fewer --jobs." if code == -signal.SIGKILL else ""
     last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
     return Outcome(
-        error="WorkerDiedError", message=f"The process that did this step {how}.{hint} Its log: {log}", traceback=last
+        error="WorkerDiedError",
+        message=f"The process that did this step {how_it_ended(code)}.{hint} Its log: {log}",
+        traceback=last,
     )

@@ -8,14 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.errors import WorkerError
+from grobust.features._batches import AHEAD
 from grobust.features.extract import Part
 
-__all__ = ["ATTEMPTS", "Dispatch", "ended_often", "in_pieces", "rows_of"]
+__all__ = ["ATTEMPTS", "Dispatch", "ended_often", "in_pieces", "parts_ahead", "rows_of"]
 
 # A part that has ended so many workers will end the next one too.
 ATTEMPTS = 3
 # Pieces per worker: the last ones to finish are then not long alone.
 PIECES = 16
+# Batches that a loader process reads ahead.
+PREFETCH = 2
 
 
 @dataclass
@@ -82,6 +85,12 @@ def ended_often(part: Part) -> WorkerError:
         f"{ATTEMPTS} workers have ended at the same {rows.size} rows, from row {rows[0]} on: they may take more memory "
         "than there is (a smaller --batch-size helps), or an input of theirs breaks a library."
     )
+
+
+def parts_ahead(parts: Sequence[Part], loader_workers: int) -> int:
+    """Parts that a worker needs at a time so that its loader, which reads ahead, never finds the queue empty."""
+    batches_ahead = max(AHEAD, PREFETCH * loader_workers)
+    return 2 + batches_ahead // max(map(len, parts))
 
 
 def in_pieces(parts: Sequence[Part], workers: int) -> list[Part]:

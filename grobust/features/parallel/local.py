@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from grobust import errors
+from grobust.child_processes import child_environment, how_it_ended
 from grobust.errors import ConfigError, GrobustError, WorkerError
 from grobust.features.extract import Job
-from grobust.features.parallel.dispatch import Dispatch, in_pieces, rows_of
+from grobust.features.parallel.dispatch import Dispatch, in_pieces, parts_ahead, rows_of
 from grobust.features.parallel.serve import Share, as_line
 from grobust.features.parallel.worker import HEADER_BYTES
 
@@ -27,8 +28,6 @@ CPU = "cpu"
 # How often Ctrl-C and the health of the processes are looked at.
 NEWS_SECONDS = 0.2
 LAST_LINES = 15
-# Those of OpenMP (torch among them), OpenBLAS, MKL and numba.
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,8 @@ class ProcessCrew:
         ------
         WorkerError
             If all processes have ended early, or several at the same part.
+        ConfigError, BackboneError
+            If data set or network cannot be given to other processes.
         """
         return _Run(job, self.devices).all_parts() if job.parts else ()
 
@@ -112,7 +113,8 @@ class _Run:
     def __init__(self, job: Job, devices: tuple[str, ...]) -> None:
         self.job = job
         self.devices = devices
-        self.dispatch = Dispatch(in_pieces(job.parts, len(devices)))
+        parts = in_pieces(job.parts, len(devices))
+        self.dispatch = Dispatch(parts, ahead=parts_ahead(parts, job.settings.workers))
         self.done = int(job.writer.done.sum())
         self.workers: list[_Worker] = []
         self.notes: list[str] = []
@@ -137,13 +139,13 @@ class _Run:
         for number, device in enumerate(self.devices):
             kind = CPU if device == CPU else "cuda"
             if kind not in shares:
-                shares[kind] = pickle.dumps(Share.of(self.job, kind))
+                shares[kind] = _pickled(Share.of(self.job, kind))
             log = self.job.writer.folder / f"worker-{number}.log"
             with log.open("wb") as stream:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "grobust.features.parallel.worker"],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream,
-                    env=_environment(device, len(self.devices)),
+                    env=child_environment(len(self.devices), gpus="" if device == CPU else device),
                     # Ctrl-C reaches this process alone, which ends the others.
                     start_new_session=True,
                 )  # fmt: skip
@@ -202,7 +204,7 @@ class _Run:
             return
         self.workers.remove(worker)
         self.done += worker.finished
-        how = _ended(worker.end())
+        how = how_it_ended(worker.end())
         last = "\n".join(worker.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
         try:
             parts = self.dispatch.lose(worker)
@@ -227,6 +229,16 @@ class _Run:
         )
 
 
+def _pickled(share: Share) -> bytes:
+    try:
+        return pickle.dumps(share)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"{share.dataset.name} and {share.backbone.spec} cannot be given to other processes: {error}. Classes and "
+            "functions that they are made of must stand at the top of an importable module."
+        ) from error
+
+
 def told_error(said: Mapping[str, Any]) -> GrobustError:
     """The error that a worker told of, as it would be here."""
     kind = getattr(errors, str(said["error"]), None)
@@ -240,19 +252,3 @@ def told_error(said: Mapping[str, Any]) -> GrobustError:
 
 def _name(worker: _Worker) -> str:
     return f"process {worker.number} ({'cpu' if worker.device == CPU else f'GPU {worker.device}'})"
-
-
-def _ended(code: int) -> str:
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
-
-
-def _environment(device: str, processes: int) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
-    environment["CUDA_VISIBLE_DEVICES"] = "" if device == CPU else device
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for name in THREADS:
-        environment.setdefault(name, str(max(cores // processes, 1)))
-    return environment

@@ -19,7 +19,7 @@ from grobust.errors import DeviceError, GrobustError, WorkerError
 from grobust.features.extract import Job, Part
 from grobust.features.parallel.dispatch import ATTEMPTS, ended_often, in_pieces, rows_of
 from grobust.features.parallel.local import told_error
-from grobust.features.parallel.serve import Share, as_line, error_report, part_of
+from grobust.features.parallel.serve import Share, error_report
 from grobust.features.parts import TEMPORARY
 from grobust.features.store import parts_folder
 from grobust.ray_cluster import RayCluster, join_cluster
@@ -28,6 +28,12 @@ __all__ = ["RayCrew"]
 
 NEWS_SECONDS = 0.2
 LARGEST_LOG = 2000
+RAY_DATA = {
+    "enable_progress_bars": False,
+    "print_on_execution_start": False,
+    # A machine may go while the network is being loaded there.
+    "max_consecutive_actor_init_deaths": ATTEMPTS,
+}
 
 
 @dataclass(frozen=True)
@@ -117,13 +123,14 @@ class RayCrew:
         """What the actors say of each part, as parts are done."""
         import ray.data
 
-        share = ray.put(Share.of(job, "cuda" if self.gpu else "cpu"))
-        lines = [{"part": as_line(number, part).decode()} for number, part in enumerate(parts)]
-        told = ray.data.from_items(lines, override_num_blocks=len(lines)).map_batches(
-            _Actor, batch_size=1, batch_format="numpy", compute=ray.data.ActorPoolStrategy(size=self.actors),
-            num_cpus=self.cpus, num_gpus=int(self.gpu), fn_constructor_args=([share], secrets.token_hex(4)),
-        )  # fmt: skip
-        with _quiet(ray.data.DataContext.get_current()):
+        # Parts stay in the object store, once for each machine; what travels for each part is its number.
+        given = ray.put((Share.of(job, "cuda" if self.gpu else "cpu"), parts))
+        with _settings(ray.data.DataContext.get_current()):
+            numbers = ray.data.from_items([{"part": n} for n in range(len(parts))], override_num_blocks=len(parts))
+            told = numbers.map_batches(
+                _Actor, batch_size=1, batch_format="numpy", compute=ray.data.ActorPoolStrategy(size=self.actors),
+                num_cpus=self.cpus, num_gpus=int(self.gpu), fn_constructor_args=([given], secrets.token_hex(4)),
+            )  # fmt: skip
             for row in told.iter_rows():
                 yield row["said"]
 
@@ -180,26 +187,26 @@ class _Said:
 class _Actor:
     """A network on a machine of the cluster."""
 
-    def __init__(self, share: list[Any], run: str) -> None:
+    def __init__(self, given: list[Any], run: str) -> None:
         import ray
 
         self._said: list[Mapping[str, Any]] = []
         self._name = run
         try:
-            given: Share = ray.get(share[0])
-            self._folder = parts_folder(given.path)
-            self._run, self._reporter = given.begin(self._said.append)
+            share, self._parts = ray.get(given[0])
+            self._folder = parts_folder(share.path)
+            self._run, self._reporter = share.begin(self._said.append)
         except GrobustError as error:
             self._said.append(error_report(error))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Do a part; text out, and errors that a user can mend as text too."""
         try:
-            for line in batch["part"]:
+            for number in map(int, batch["part"]):
                 # One that could not begin says why, again and again.
                 if self._said:
                     break
-                number, part = part_of(line)
+                part = self._parts[number]
                 self._attempt(number, part)
                 self._reporter.begin(number, part)
                 for _ in self._run.batches([part]):
@@ -223,15 +230,14 @@ class _Actor:
 
 
 @contextmanager
-def _quiet(context: Any) -> Iterator[None]:
-    """No bars and no reports of Ray Data's own."""
+def _settings(context: Any) -> Iterator[None]:
+    """Ray Data with our settings, as far as its version has them, and without reports of its own."""
     logger = logging.getLogger("ray.data")
-    names = ("enable_progress_bars", "print_on_execution_start")
-    before = {name: getattr(context, name) for name in names if hasattr(context, name)}
+    before = {name: getattr(context, name) for name in RAY_DATA if hasattr(context, name)}
     level = logger.level
     for name in before:
-        setattr(context, name, False)
-    logger.setLevel(logging.ERROR)
+        setattr(context, name, RAY_DATA[name])
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

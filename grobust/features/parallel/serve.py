@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.data.dataset import GroupedDataset
-from grobust.errors import GrobustError
+from grobust.errors import BackboneError, GrobustError
 from grobust.features.extract import ExtractSettings, Job, Part, PartsRun, plan_of
 from grobust.features.parts import PartsWriter
 from grobust.models.backbone import Backbone
@@ -43,7 +43,18 @@ class Share:
 
     @classmethod
     def of(cls, job: Job, device: str) -> "Share":
-        """A worker's share of a job."""
+        """A worker's share of a job.
+
+        Raises
+        ------
+        BackboneError
+            If the network is on a device.
+        """
+        at = next(job.backbone.network.parameters()).device
+        if at.type != "cpu":
+            raise BackboneError(
+                f"{job.backbone.spec} is on {at}; load it with device='cpu', workers move it themselves."
+            )
         return cls(job.dataset, job.backbone, job.settings, job.writer.path.absolute(), device)
 
     def begin(self, tell: Tell) -> tuple[PartsRun, "Reporter"]:

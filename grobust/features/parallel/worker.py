@@ -17,8 +17,6 @@ __all__ = ["HEADER_BYTES", "main"]
 
 HEADER_BYTES = 8
 
-Inbox = "queue.SimpleQueue[bytes]"
-
 
 def main() -> None:
     """Serve until the input ends."""
@@ -33,6 +31,8 @@ def main() -> None:
 
     # From the parent, over a pipe that nobody else writes to.
     serve(pickle.loads(share), inbox, _Answers(answers))  # noqa: S301
+    # The listener still reads, and an interpreter that ends as usual would trip over it.
+    os._exit(0)
 
 
 class _Answers:
