@@ -24,7 +24,7 @@ if "$python" -c 'import sys, torch; from grobust.arrays import cuda_available; s
 fi
 echo "No GPU is visible to both CuPy and torch. Skipped:"
 "$python" -m pytest -m gpu -q -rs 2>&1 | tail -n 3
-for name in bench_extract bench_probe_gpu bench_spectrum_gpu; do echo "  benchmarks/$name.py --device cuda: skipped, no GPU"; done
+for name in bench_extract_gpu bench_probe_gpu bench_spectrum_gpu; do echo "  benchmarks/$name.py --device cuda: skipped, no GPU"; done
 mkdir -p "$(dirname "$out")"
 printf '{"skipped": "no GPU visible to both CuPy and torch", "benchmarks": []}\n' >"${out%.json}.skipped.json"
 echo "written: ${out%.json}.skipped.json"

@@ -66,13 +66,17 @@ def private_bytes() -> int:
     raise RuntimeError("/proc/self/status does not say RssAnon")
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """``--size tiny|full``, ``--json PATH``, ``--device cpu|cuda``, ``--only TEXT``."""
+def arguments(description: str, *, peers: bool = False) -> argparse.Namespace:
+    """``--size tiny|full``, ``--json PATH``, ``--device cpu|cuda``, ``--only TEXT``; `peers`: ``--peers-python``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", choices=("tiny", "full"), default="full")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", default="", help="run the rows whose name contains this text")
+    if peers:
+        parser.add_argument(
+            "--peers-python", type=Path, help="a Python that has the peers; without it they are skipped"
+        )
     return parser.parse_args()
 
 

@@ -10,7 +10,7 @@ from harness import arguments, environment
 
 HERE = Path(__file__).parent
 # What has a path on the device; the others would time the host again.
-ON_DEVICE = ("bench_extract", "bench_probe_gpu", "bench_spectrum_gpu")
+ON_DEVICE = ("bench_extract_gpu", "bench_probe_gpu", "bench_spectrum_gpu")
 
 
 def main() -> int:

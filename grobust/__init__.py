@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from grobust.data.dataset import GroupedDataset, Split
     from grobust.errors import GrobustError
     from grobust.features._schema import Provenance
-    from grobust.features.extract import ExtractSettings, extract_features
+    from grobust.features.extract import ExtractSettings, extract_features, extract_together
     from grobust.features.parallel.local import ProcessCrew
     from grobust.features.store import FeatureStore
     from grobust.finetune.run import FinetuneResult
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from grobust.held_out import HeldOutHalf, held_out_half
     from grobust.importing.importer import ImportSettings, import_features
     from grobust.metrics import GroupMetrics, group_metrics
-    from grobust.models.backbones import load_backbone
+    from grobust.models.backbones import load_backbone, load_backbones
     from grobust.probe import Head, Probe, ProbeFit, fit_probe, fit_probes
     from grobust.selection import Selector, ValidationArrays, fit_bias_proxy
     from grobust.settings import LBFGS, BalanceBy, BalanceMethod, SelectBy
@@ -72,7 +72,7 @@ _HOMES = {
     "grobust.data.dataset": ("GroupedDataset", "Split"),
     "grobust.errors": ("GrobustError",),
     "grobust.features._schema": ("Provenance",),
-    "grobust.features.extract": ("ExtractSettings", "extract_features"),
+    "grobust.features.extract": ("ExtractSettings", "extract_features", "extract_together"),
     "grobust.features.parallel.local": ("ProcessCrew",),
     "grobust.features.store": ("FeatureStore",),
     "grobust.finetune.run": ("FinetuneResult",),
@@ -83,7 +83,7 @@ _HOMES = {
     "grobust.importing.importer": ("ImportSettings", "import_features"),
     "grobust.held_out": ("HeldOutHalf", "held_out_half"),
     "grobust.metrics": ("GroupMetrics", "group_metrics"),
-    "grobust.models.backbones": ("load_backbone",),
+    "grobust.models.backbones": ("load_backbone", "load_backbones"),
     "grobust.probe": ("Head", "Probe", "ProbeFit", "fit_probe", "fit_probes"),
     "grobust.selection": ("Selector", "ValidationArrays", "fit_bias_proxy"),
     "grobust.settings": ("LBFGS", "BalanceBy", "BalanceMethod", "SelectBy"),
@@ -139,6 +139,7 @@ __all__ = [
     "class_spectra",
     "diagnose",
     "extract_features",
+    "extract_together",
     "fit_bias_proxy",
     "fit_probe",
     "fit_probes",
@@ -147,6 +148,7 @@ __all__ = [
     "held_out_half",
     "import_features",
     "load_backbone",
+    "load_backbones",
     "load_dataset",
     "load_heads",
     "make_balancer",

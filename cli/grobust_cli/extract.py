@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from grobust.errors import ConfigError
+from grobust_cli._extract_tables import show_profile
 from grobust_cli._options import Columns, DataDir, Device, DeviceOption, Json, columns
 from grobust_cli._output import note, progress_bar, show_json
 
@@ -39,16 +40,55 @@ def extract(
         ),
     ] = None,
     pool: Annotated[
-        str | None, typer.Option(help="model, gap, cls, mean or flatten. Default: the network's own.")
+        list[str] | None,
+        typer.Option(
+            help="model, gap, cls, mean or flatten. Repeatable: all in one pass, into NAME.gap.h5 and so on. Default: "
+            "the network's own.",
+            show_default=False,
+        ),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Module inside the network, such as layer3, blocks.8 or encoder.layer.5, instead of the last layer. "
+            "Repeatable: all in one pass, into NAME.layer3.gap.h5 and so on.",
+            show_default=False,
+        ),
+    ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="plain, or mirror for the mirror image. Repeatable, in one pass, into NAME.gap.mirror.h5 and so on.",
+            show_default=False,
+        ),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Input pixels. Default: the network's own.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest text in tokens. Default: 220.")] = None,
     limit: Annotated[int | None, typer.Option(help="Keep this many rows, with the group shares of each split.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of --limit.")] = 1,
-    batch_size: Annotated[int, typer.Option(help="Rows per forward pass; halved when memory runs out.")] = 64,
+    batch_size: Annotated[
+        str,
+        typer.Option(
+            help="Rows per forward pass; halved when memory runs out. `auto` tries what is fastest (a run that "
+            "continues keeps its size).",
+            metavar="N|auto",
+        ),
+    ] = "64",
     precision: Annotated[str, typer.Option(help="float32, or mixed precision in bfloat16 or float16.")] = "float32",
     dtype: Annotated[str, typer.Option(help="Stored features: float32 or float16.")] = "float32",
     workers: Annotated[int, typer.Option(help="Loader processes; 0 loads in a thread beside the network.")] = 0,
+    fast_decode: Annotated[
+        bool,
+        typer.Option(
+            "--fast-decode", help="Read JPEG files at 1/2, 1/4 or 1/8 where that is enough; changes pixels slightly."
+        ),
+    ] = False,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first (torch.compile); changes last bits.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print where the time went and what to change; waits for the GPU.")
+    ] = False,
     on_error: Annotated[str, typer.Option(help="Inputs that cannot be read: stop, or skip and list them.")] = "stop",
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = True,
     overwrite: Annotated[bool, typer.Option(help="Replace a finished store.")] = False,
@@ -88,6 +128,9 @@ def extract(
     - `grobust extract --dataset waterbirds --data-dir birds --split half:1 --backbone timm:resnet50.tv_in1k
       --out half1.h5`: what `probe` then does on it is the paper's last-layer retraining
 
+    - `grobust extract --dataset digits --backbone timm:vit_base_patch16_224.augreg_in21k --pool gap --pool cls
+      --profile --out f.h5`: f.gap.h5 and f.cls.h5 in one pass, and where its time went
+
     - `grobust extract --dataset celeba --data-dir D --backbone timm:resnet50.tv_in1k --devices 0,1,2,3 --out f.h5`
 
     - `grobust extract --dataset celeba --data-dir s3://bucket/celeba --backbone timm:resnet50.tv_in1k
@@ -107,14 +150,16 @@ def extract(
         data_dir=data_dir,
         columns=columns(column),
         split=split,
-        pool=pool,
+        pools=tuple(pool or ()),
+        layers=tuple(layer or ()),
+        views=tuple(view or ()),
         image_size=image_size,
         max_tokens=max_tokens,
         limit=limit,
         seed=seed,
         # What there is on other machines, these know.
         device=str(device) if crew.several else torch_device(device),
-        batch_size=batch_size,
+        batch_size=_rows(batch_size),
         precision=precision,
         dtype=dtype,
         workers=workers,
@@ -122,18 +167,39 @@ def extract(
         resume=resume,
         overwrite=overwrite,
         crew=crew,
+        fast_decode=fast_decode,
+        compile=compile_,
+        profile=profile,
     )
     with progress_bar(f"extract {dataset}") as advance:
         report = run_extract(config, on_progress=lambda p: advance(p.done, p.total, f"{p.rate:.0f} rows/s"))
-    result = report.result
     if json:
         show_json(report.as_dict())
         return
-    note(*result.notes, *(f"skipped {name}: {reason}" for name, reason in result.skipped))
-    if result.reused:
-        note(f"{out} was there already, made with the same settings: {result.n} rows, nothing to do")
-    else:
-        note(
-            f"{out}: {result.n} rows ({result.n_resumed} from an earlier run), {result.seconds:.1f} s, "
-            f"{result.rows_per_second:.1f} rows/s on {report.device}"
-        )
+    told = [text for result in report.results for text in result.notes]
+    skipped = [f"skipped {name}: {reason}" for result in report.results for name, reason in result.skipped]
+    note(*dict.fromkeys((*told, *skipped)))
+    for result in report.results:
+        if result.reused:
+            note(f"{result.path} was there already, made with the same settings: {result.n} rows, nothing to do")
+        else:
+            note(
+                f"{result.path}: {result.n} rows ({result.n_resumed} from an earlier run), {result.seconds:.1f} s, "
+                f"{result.rows_per_second:.1f} rows/s on {report.device}"
+            )
+    if profile:
+        made = [result.profile for result in report.results if result.profile is not None]
+        if made:
+            show_profile(made[0])
+        else:
+            note("nothing ran, so there is no profile")
+
+
+def _rows(text: str) -> int | None:
+    """``auto`` as None, or a number."""
+    if text.strip() == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"--batch-size: expected a number or `auto`, got {text!r}.") from None

@@ -46,11 +46,15 @@ class ExtractConfig:
     columns : column names of `metadata_csv`, ``label=y`` and the like
     split : rule that splits anew, see `grobust.data.resplit`; None for the splits as they are
     pool : which vector is the feature; None for the backbone's own
+    pools, layers, views : instead of `pool`, several in one pass: each layer (a module's name; none for the last) with
+        each pooling, of the image (``plain``) and its mirror image (``mirror``); each into a store of its own
     image_size, max_tokens : input size; None for the backbone's own
     limit : keep this many rows, with the group shares of each split; None for all
     seed : of the draw that `limit` makes
     device : ``cpu`` or ``cuda``
-    batch_size, precision, dtype, workers, on_error : see `grobust.features.extract.ExtractSettings`
+    batch_size : rows per forward pass; None to find out by trying, unless an earlier run has
+    precision, dtype, workers, on_error, fast_decode, compile : see `grobust.features.extract.ExtractSettings`
+    profile : measure where the time goes
     resume : continue from the parts of an interrupted run
     overwrite : replace a finished store
     crew : several processes or machines that do the work
@@ -63,19 +67,34 @@ class ExtractConfig:
     columns: dict[str, str] = field(default_factory=dict)
     split: str | None = None
     pool: str | None = None
+    pools: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
     image_size: int | None = None
     max_tokens: int | None = None
     limit: int | None = None
     seed: int = 1
     device: str = "cpu"
-    batch_size: int = 64
+    batch_size: int | None = 64
     precision: str = "float32"
     dtype: str = "float32"
     workers: int = 0
     on_error: str = "stop"
+    fast_decode: bool = False
+    compile: bool = False
+    profile: bool = False
     resume: bool = True
     overwrite: bool = False
     crew: CrewConfig = field(default_factory=CrewConfig)
+
+    def __post_init__(self) -> None:
+        if self.pool is not None and self.pools:
+            raise ConfigError("pool and pools exclude each other; give all poolings in pools.")
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one output, each with a store of its own."""
+        return any(len(asked) > 1 for asked in (self.pools, self.layers, self.views))
 
 
 @dataclass(frozen=True)

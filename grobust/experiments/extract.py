@@ -2,17 +2,20 @@
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from grobust.data.catalog import load_dataset
+from grobust.data.dataset import GroupedDataset
 from grobust.data.tables import stratified_subset
 from grobust.errors import ConfigError, DeviceError
 from grobust.experiments.config import ExtractConfig, plain
 from grobust.experiments.crew_config import EngineName, gpu_numbers
+from grobust.features.batch_size import earlier_batch_size, find_batch_size
 from grobust.features.extract import (
     Crew,
     ExtractResult,
@@ -20,29 +23,35 @@ from grobust.features.extract import (
     OnError,
     Precision,
     Progress,
-    extract_features,
+    extract_together,
 )
 from grobust.features.parallel.local import ProcessCrew
-from grobust.models.backbone import Pool
-from grobust.models.backbones import load_backbone
+from grobust.models.backbone import Backbone, Pool
+from grobust.models.backbones import load_backbones
+from grobust.models.outputs import View, output_name
 
-__all__ = ["ExtractReport", "run_extract", "torch_device", "visible_gpus"]
+__all__ = ["ExtractReport", "run_extract", "store_paths", "torch_device", "visible_gpus"]
 
-Choice = TypeVar("Choice", Precision, OnError, Pool)
+Choice = TypeVar("Choice", Precision, OnError, Pool, View)
 
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """What an extraction did; `result` has rows, seconds and notes."""
+    """What an extraction did; `results` have rows, seconds and notes, one for each store."""
 
     config: ExtractConfig
     device: str
-    result: ExtractResult
+    results: tuple[ExtractResult, ...]
+
+    @property
+    def result(self) -> ExtractResult:
+        """The only one, or the first."""
+        return self.results[0]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able report."""
-        result = asdict(self.result) | {"path": str(self.result.path)}
-        return {"config": plain(self.config), "device": self.device, "result": result}
+        """JSON-able report; `result` is the first of `results`."""
+        results = [asdict(result) | {"path": str(result.path)} for result in self.results]
+        return {"config": plain(self.config), "device": self.device, "result": results[0], "results": results}
 
 
 def run_extract(config: ExtractConfig, *, on_progress: Callable[[Progress], None] | None = None) -> ExtractReport:
@@ -67,13 +76,16 @@ def _run(
     config: ExtractConfig, crew: Crew | None, device: str, on_progress: Callable[[Progress], None] | None
 ) -> ExtractReport:
     settings = ExtractSettings(
-        batch_size=config.batch_size,
+        batch_size=1 if config.batch_size is None else config.batch_size,
         precision=_choice(Precision, config.precision, "precision"),
         dtype=config.dtype,
         workers=config.workers,
         on_error=_choice(OnError, config.on_error, "on_error"),
+        fast_decode=config.fast_decode,
+        compile=config.compile,
     )
-    pool = None if config.pool is None else _choice(Pool, config.pool, "pool")
+    asked = config.pools if config.pool is None else (config.pool,)
+    pools = [_choice(Pool, pool, "pool") for pool in asked]
     started = time.perf_counter()
 
     def reading(done: int, total: int) -> None:
@@ -85,24 +97,54 @@ def _run(
     )
     if config.limit is not None:
         dataset = stratified_subset(dataset, config.limit, seed=config.seed)
-    backbone = load_backbone(
+    backbones = load_backbones(
         config.backbone,
-        pool=pool,
+        pools=pools,
+        layers=config.layers,
+        views=[_choice(View, view, "view") for view in config.views],
         device=device if crew is None else "cpu",
         max_tokens=config.max_tokens,
         image_size=config.image_size,
     )
-    result = extract_features(
+    paths = store_paths(config.out, backbones)
+    told: tuple[str, ...] = ()
+    if config.batch_size is None:
+        settings = replace(settings, batch_size=_batch_size(config, crew, dataset, backbones, settings, paths))
+        told = (f"batch size {settings.batch_size}",)
+    results = extract_together(
         dataset,
-        backbone,
-        config.out,
+        backbones,
+        paths,
         settings=settings,
         resume=config.resume,
         overwrite=config.overwrite,
         on_progress=on_progress,
         crew=crew,
+        profile=config.profile,
     )
-    return ExtractReport(config, device, result)
+    return ExtractReport(config, device, tuple(replace(result, notes=(*told, *result.notes)) for result in results))
+
+
+def store_paths(out: Path, backbones: Sequence[Backbone]) -> list[Path]:
+    """The store of each output: `out`, or if there are several ``NAME.gap.h5``, ``NAME.layer3.gap.h5`` beside it."""
+    if len(backbones) == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}.{output_name(backbone)}{out.suffix}") for backbone in backbones]
+
+
+def _batch_size(
+    config: ExtractConfig, crew: Crew | None, dataset: GroupedDataset, backbones: Sequence[Backbone],
+    settings: ExtractSettings, paths: Sequence[Path],
+) -> int:  # fmt: skip
+    earlier = earlier_batch_size(paths, resume=config.resume, overwrite=config.overwrite)
+    if earlier is not None:
+        return earlier
+    if crew is not None:
+        raise ConfigError(
+            "--batch-size auto tries out this process's device, and others are to do the work. Give a number with "
+            "--devices or --engine ray; --batch-size auto on one of the devices tells which."
+        )
+    return find_batch_size(dataset, backbones, settings)
 
 
 def _crew(config: ExtractConfig) -> tuple[Crew | None, str]:

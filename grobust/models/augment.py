@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.functional import InterpolationMode, resized_crop
 
 from grobust.errors import BackboneError
 from grobust.models.backbone import Backbone, ImageInput
+from grobust.models.collate import filled_with_pixels
 
 __all__ = ["Crop", "ImageAugment", "TrainingCollate", "draw_crop", "training_collate"]
 
@@ -97,18 +97,8 @@ class ImageAugment:
     seed: int
 
     def __call__(self, items: Sequence[Any], draws: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        height, width = self.image.size
-        pixels = np.empty((len(items), height, width, 3), np.float32)
-        # Channels of a whole row of pixels: NumPy's loops run over the last axis, and three are too few for one.
-        mean, sd = (np.tile(np.array(v, np.float32), width) for v in (self.image.mean, self.image.sd))
-        for item, draw, out in zip(items, draws, pixels, strict=True):
-            # In place, image by image: a batch would go through memory four times, and torch would start a second team
-            # of threads in the loader's thread, which spins on the network's cores.
-            rows = out.reshape(height, width * 3)
-            np.divide(self._one(item, draw).reshape(rows.shape), np.float32(255), out=rows)
-            rows -= mean
-            rows /= sd
-        return {"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2)}
+        images = [self._one(item, draw) for item, draw in zip(items, draws, strict=True)]
+        return {"pixels": filled_with_pixels(images, self.image.mean, self.image.sd)}
 
     def _one(self, item: Any, draw: Sequence[int]) -> NDArray[np.uint8]:
         """(h, w, 3), cropped and flipped."""

@@ -1,5 +1,6 @@
 """Backbones of open_clip: the image tower, whose feature is the image embedding before normalization."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import open_clip
@@ -35,18 +36,26 @@ def load_open_clip(spec: BackboneSpec, *, pool: Pool | None, image_size: int | N
     size = model.visual.image_size
     height, width = size if isinstance(size, tuple | list) else (size, size)
     with torch.inference_mode():
-        dim = _forward(network, {"pixels": torch.zeros(1, 3, height, width)}).shape[1]
+        dim = _Forward()(network, {"pixels": torch.zeros(1, 3, height, width)}).shape[1]
     described = " ".join(str(transform).split())
     return Backbone(
-        spec=str(spec), kind="image", dim=dim, network=network, collate=ImageCollate(transform), forward=_forward,
+        spec=str(spec), kind="image", dim=dim, network=network, collate=ImageCollate(transform), forward=_Forward(),
         pooling=chosen, preprocessing=f"open_clip evaluation transform: {described}", digest=weights_digest(network),
         versions={"open_clip_torch": open_clip.__version__, "torch": torch.__version__},
         image=ImageInput.of((height, width), transform.transforms[-1].mean, transform.transforms[-1].std),
     )  # fmt: skip
 
 
-def _forward(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    out: Any = network(batch["pixels"])
-    # With output_tokens a tower returns (embedding, tokens).
-    embedding: Tensor = out[0] if isinstance(out, tuple) else out
-    return embedding
+@dataclass(frozen=True)
+class _Forward:
+    def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return self.body(network, batch)
+
+    def body(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        out: Any = network(batch["pixels"])
+        # With output_tokens a tower returns (embedding, tokens).
+        embedding: Tensor = out[0] if isinstance(out, tuple) else out
+        return embedding
+
+    def pooled(self, network: nn.Module, batch: dict[str, Tensor], body: Tensor) -> Tensor:
+        return body

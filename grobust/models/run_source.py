@@ -54,6 +54,7 @@ def load_run(
         pool=chosen,
         image_size=image_size or asked["image_size"],
         max_tokens=max_tokens or asked["max_tokens"],
+        layer=asked.get("layer"),
     )
     _overwrite(spec, base.network, tensors)
     return replace(

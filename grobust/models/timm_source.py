@@ -8,7 +8,7 @@ import timm.data
 import torch
 from torch import Tensor, nn
 
-from grobust.models.backbone import Backbone, ImageInput, Pool
+from grobust.models.backbone import Backbone, ImageInput, MapLayout, Pool
 from grobust.models.collate import ImageCollate
 from grobust.models.pooling import check_pool, pool_map, pool_tokens
 from grobust.models.spec import BackboneSpec
@@ -39,7 +39,9 @@ def from_network(spec: BackboneSpec, network: nn.Module, *, pool: Pool | None, i
     tokens = shape.ndim == 3
     possible = [Pool.MODEL, Pool.GAP, Pool.FLATTEN, *([Pool.CLS] if tokens and _prefix(network) else [])]
     chosen = check_pool(spec, pool, possible)
-    forward = _Forward(chosen, _prefix(network), getattr(network, "output_fmt", "NCHW") == "NHWC")
+    layout = MapLayout(_prefix(network), getattr(network, "output_fmt", "NCHW") == "NHWC")
+    poolings = {each: _Forward(each, layout) for each in possible}
+    forward = poolings[chosen]
     with torch.inference_mode():
         dim = forward(network, {"pixels": torch.zeros(1, 3, height, width)}).shape[1]
     described = ", ".join(f"{key}={config[key]}" for key in sorted(config))
@@ -48,24 +50,29 @@ def from_network(spec: BackboneSpec, network: nn.Module, *, pool: Pool | None, i
         collate=ImageCollate(timm.data.create_transform(**config, is_training=False)), forward=forward,
         pooling=chosen, preprocessing=f"timm evaluation transform: {described}", digest=weights_digest(network),
         versions={"timm": timm.__version__, "torch": torch.__version__},
-        image=ImageInput.of((height, width), config["mean"], config["std"]),
+        image=ImageInput.of((height, width), config["mean"], config["std"]), poolings=poolings, layout=layout,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Forward:
     pool: Pool
-    prefix: int
-    channels_last: bool
+    layout: MapLayout
 
     def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        features = network.forward_features(batch["pixels"])  # type: ignore[operator]
+        return self.pooled(network, batch, self.body(network, batch))
+
+    def body(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        features: Tensor = network.forward_features(batch["pixels"])  # type: ignore[operator]
+        return features
+
+    def pooled(self, network: nn.Module, batch: dict[str, Tensor], body: Tensor) -> Tensor:
         if self.pool is Pool.MODEL:
-            pooled: Tensor = network.forward_head(features, pre_logits=True)  # type: ignore[operator]
+            pooled: Tensor = network.forward_head(body, pre_logits=True)  # type: ignore[operator]
             return pooled
-        if features.ndim == 3:
-            return pool_tokens(features, self.pool, prefix=self.prefix)
-        return pool_map(features, self.pool, channels_last=self.channels_last)
+        if body.ndim == 3:
+            return pool_tokens(body, self.pool, prefix=self.layout.prefix)
+        return pool_map(body, self.pool, channels_last=self.layout.channels_last)
 
 
 def _prefix(network: nn.Module) -> int:

@@ -11,7 +11,7 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 
 from grobust.errors import BackboneError
-from grobust.models.backbone import Backbone, ImageInput, Pool
+from grobust.models.backbone import Backbone, ImageInput, MapLayout, Pool
 from grobust.models.collate import ImageCollate
 from grobust.models.pooling import check_pool, pool_map
 from grobust.models.spec import BackboneSpec
@@ -46,8 +46,11 @@ def load_torchvision(spec: BackboneSpec, *, pool: Pool | None, image_size: int |
     _drop_head(spec, network)
     network = network.eval().to(memory_format=torch.channels_last)
     has_map = hasattr(network, "layer4") or hasattr(network, "features")
-    chosen = check_pool(spec, pool, [Pool.MODEL, *([Pool.GAP, Pool.FLATTEN] if has_map else [])])
-    forward = _Forward(chosen)
+    possible = [Pool.MODEL, *([Pool.GAP, Pool.FLATTEN] if has_map else [])]
+    chosen = check_pool(spec, pool, possible)
+    layout = MapLayout(channels_last=type(network).__name__ == "SwinTransformer")
+    poolings = {each: _Forward(each, layout) for each in possible}
+    forward = poolings[chosen]
     size = transform.crop_size[0]
     with torch.inference_mode():
         dim = forward(network, {"pixels": torch.zeros(1, 3, size, size)}).shape[1]
@@ -57,30 +60,38 @@ def load_torchvision(spec: BackboneSpec, *, pool: Pool | None, image_size: int |
         collate=ImageCollate(transform), forward=forward, pooling=chosen,
         preprocessing=f"torchvision evaluation transform: {described}", digest=weights_digest(network),
         versions={"torchvision": torchvision.__version__, "torch": torch.__version__},
-        image=ImageInput.of((size, size), transform.mean, transform.std),
+        image=ImageInput.of((size, size), transform.mean, transform.std), poolings=poolings, layout=layout,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Forward:
     pool: Pool
+    layout: MapLayout
 
     def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return self.pooled(network, batch, self.body(network, batch))
+
+    def body(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """What enters the classifier, and the map (b, c, h, w) before pooling and final norm; Swin's is (b, h, w, c).
+
+        The networks have no method that ends at the map, so it is taken on its way.
+        """
+        maps: list[Tensor] = []
+        last = getattr(network, "features", getattr(network, "layer4", None))
+        if last is None:
+            return network(batch["pixels"]).flatten(1), maps
+        handle = last.register_forward_hook(lambda module, given, out: maps.append(out))
+        try:
+            return network(batch["pixels"]).flatten(1), maps
+        finally:
+            handle.remove()
+
+    def pooled(self, network: nn.Module, batch: dict[str, Tensor], body: tuple[Tensor, list[Tensor]]) -> Tensor:
+        vectors, maps = body
         if self.pool is Pool.MODEL:
-            pooled: Tensor = network(batch["pixels"])
-            return pooled.flatten(1)
-        swin = type(network).__name__ == "SwinTransformer"
-        return pool_map(_feature_map(network, batch["pixels"]), self.pool, channels_last=swin)
-
-
-def _feature_map(network: Any, pixels: Tensor) -> Tensor:
-    """Map (b, c, h, w) before pooling and final norm; Swin's is (b, h, w, c)."""
-    if hasattr(network, "features"):
-        features: Tensor = network.features(pixels)
-        return features
-    x = network.maxpool(network.relu(network.bn1(network.conv1(pixels))))
-    stages: Tensor = network.layer4(network.layer3(network.layer2(network.layer1(x))))
-    return stages
+            return vectors
+        return pool_map(maps[0], self.pool, channels_last=self.layout.channels_last)
 
 
 def _drop_head(spec: BackboneSpec, network: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
-from grobust.models.backbone import Backbone, ImageInput, Pool
+from grobust.models.backbone import Backbone, ImageInput, MapLayout, Pool
 from grobust.models.collate import ProcessorCollate, TextCollate
 from grobust.models.pooling import check_pool, mean_over_tokens, pool_map, pool_tokens
 from grobust.models.spec import BackboneSpec
@@ -56,7 +56,14 @@ def text_backbone(
     longest = int(getattr(network.config, "max_position_embeddings", DEFAULT_MAX_TOKENS))
     tokens = min(max_tokens or DEFAULT_MAX_TOKENS, longest)
     collate = TextCollate(tokenizer, tokens, pad_to_max=pool is Pool.FLATTEN)
-    forward = _TextForward(Pool.MEAN if pool is Pool.MODEL and model_pool_is_mean else pool)
+    poolings = {
+        each: _TextForward(Pool.MEAN if each is Pool.MODEL and model_pool_is_mean else each)
+        # One that is padded in another way is no other pooling of the same batches.
+        for each in TEXT_POOLS if (each is Pool.FLATTEN) == (pool is Pool.FLATTEN)
+    }  # fmt: skip
+    if not model_pool_is_mean and getattr(network, "pooler", None) is None:
+        poolings.pop(Pool.MODEL, None)
+    forward = poolings[pool]
     with torch.inference_mode():
         dim = forward(network, collate(["a"])).shape[1]
     vocabulary = xxhash.xxh3_64_hexdigest(repr(sorted(tokenizer.get_vocab().items())).encode())
@@ -67,6 +74,7 @@ def text_backbone(
         f"padded {padding}",
         digest=weights_digest(network), options={"max_tokens": str(tokens)},
         versions={"transformers": transformers.__version__, "torch": torch.__version__},
+        poolings=poolings, count=None if collate.pad_to_max else collate.count,
     )  # fmt: skip
 
 
@@ -97,7 +105,9 @@ def _image_backbone(
         *([Pool.MODEL] if has_pooler else []), Pool.GAP, *([Pool.CLS] if has_class_token else []), Pool.FLATTEN,
     ]  # fmt: skip
     chosen = check_pool(spec, pool, possible)
-    forward = _ImageForward(chosen, prefix=1 if has_class_token else 0)
+    layout = MapLayout(prefix=1 if has_class_token else 0)
+    poolings = {each: _ImageForward(each, layout) for each in possible}
+    forward = poolings[chosen]
     with torch.inference_mode():
         dim = forward(network, {"pixels": pixels}).shape[1]
     described = ", ".join(f"{k}={v}" for k, v in sorted(processor.to_dict().items()))
@@ -105,7 +115,7 @@ def _image_backbone(
         spec=str(spec), kind="image", dim=dim, network=network, collate=collate, forward=forward, pooling=chosen,
         preprocessing=f"transformers image processor: {described}", digest=weights_digest(network),
         versions={"transformers": transformers.__version__, "torch": torch.__version__},
-        image=_image_input(processor, pixels),
+        image=_image_input(processor, pixels), poolings=poolings, layout=layout,
     )  # fmt: skip
 
 
@@ -123,11 +133,16 @@ class _TextForward:
     pool: Pool
 
     def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        out = network(**batch)
+        return self.pooled(network, batch, self.body(network, batch))
+
+    def body(self, network: nn.Module, batch: dict[str, Tensor]) -> Any:
+        return network(**batch)
+
+    def pooled(self, network: nn.Module, batch: dict[str, Tensor], body: Any) -> Tensor:
         if self.pool is Pool.MODEL:
-            pooled: Tensor = out.pooler_output
+            pooled: Tensor = body.pooler_output
             return pooled
-        hidden: Tensor = out.last_hidden_state
+        hidden: Tensor = body.last_hidden_state
         if self.pool is Pool.CLS:
             return hidden[:, 0]
         if self.pool is Pool.MEAN:
@@ -138,12 +153,19 @@ class _TextForward:
 @dataclass(frozen=True)
 class _ImageForward:
     pool: Pool
-    prefix: int
+    layout: MapLayout
 
     def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        out = network(pixel_values=batch["pixels"])
+        return self.pooled(network, batch, self.body(network, batch))
+
+    def body(self, network: nn.Module, batch: dict[str, Tensor]) -> Any:
+        return network(pixel_values=batch["pixels"])
+
+    def pooled(self, network: nn.Module, batch: dict[str, Tensor], body: Any) -> Tensor:
         if self.pool is Pool.MODEL:
-            pooled: Tensor = out.pooler_output
+            pooled: Tensor = body.pooler_output
             return pooled.flatten(1)
-        hidden: Tensor = out.last_hidden_state
-        return pool_map(hidden, self.pool) if hidden.ndim == 4 else pool_tokens(hidden, self.pool, prefix=self.prefix)
+        hidden: Tensor = body.last_hidden_state
+        if hidden.ndim == 4:
+            return pool_map(hidden, self.pool)
+        return pool_tokens(hidden, self.pool, prefix=self.layout.prefix)

@@ -50,6 +50,29 @@ def test_extract_reports_json_and_reuses(store: Path) -> None:
     assert "same settings" in RUNNER.invoke(app, extraction(store)).stderr
 
 
+def test_extract_writes_several_outputs_in_one_pass_and_a_profile(tmp_path: Path) -> None:
+    arguments = [
+        "extract", "--dataset", "digits", "--limit", "40", "--backbone", "timm:test_vit@random", "--pool", "gap",
+        "--pool", "cls", "--batch-size", "auto", "--out", str(tmp_path / "f.h5"), "--profile",
+    ]  # fmt: skip
+    text = run(*arguments)
+    for word in ("Where the time went: 40 rows", "decode", "wait for loader", "network", "the whole run"):
+        assert word in text
+    stores = [FeatureStore(tmp_path / f"f.{pool}.h5") for pool in ("gap", "cls")]
+    assert [store.provenance.pooling for store in stores] == ["gap", "cls"]
+    size = stores[0].provenance.options["batch_size"]
+    assert int(size) >= 8
+    # Again, and the size is that of the stores, whatever would be found now.
+    again = json.loads(run(*arguments, "--json"))
+    assert [Path(result["path"]).name for result in again["results"]] == ["f.gap.h5", "f.cls.h5"]
+    assert all(result["reused"] and f"batch size {size}" in result["notes"] for result in again["results"])
+    assert again["result"]["profile"] is None
+    fresh = json.loads(run(*arguments, "--json", "--overwrite"))["result"]["profile"]
+    assert fresh["rows"] == 40
+    assert {stage["stage"] for stage in fresh["stages"]} >= {"decode", "preprocess", "network", "write"}
+    assert fresh["advice"]
+
+
 def test_probe_prints_tables_and_json(store: Path, tmp_path: Path) -> None:
     records = tmp_path / "r.jsonl"
     arguments = ("probe", store, "--balance", "all", "--records", records)
@@ -157,6 +180,15 @@ def test_changed_settings_are_an_error_with_the_difference(store: Path) -> None:
         ([*extraction(Path("x.h5")), "--precision", "int8"], "float32, bfloat16, float16"),
         ([*extraction(Path("x.h5")), "--pool", "max"], "model, gap"),
         ([*extraction(Path("x.h5")), "--batch-size", "0"], "at least 1"),
+        ([*extraction(Path("x.h5")), "--batch-size", "many"], "a number or `auto`"),
+        ([*extraction(Path("x.h5")), "--layer", "block.1"], "no module 'block.1'"),
+        ([*extraction(Path("x.h5")), "--pool", "gap", "--pool", "gap"], "asked for twice"),
+        ([*extraction(Path("x.h5")), "--profile", "--devices", "cpu,cpu"], "Leave out --devices"),
+        (
+            [*extraction(Path("x.h5")), "--batch-size", "auto", "--devices", "cpu,cpu"],
+            "tries out this process's device",
+        ),
+        ([*extraction(Path("x.h5")), "--pool", "gap", "--pool", "model", "--devices", "cpu,cpu"], "by one process"),
         ([*extraction(Path("x.h5")), "--on-error", "ignore"], "stop, skip"),
         ([*extraction(Path("/proc/no/x.h5"))], "Cannot write"),
         (["nonsense"], "nonsense"),

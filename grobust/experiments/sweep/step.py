@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from grobust.balancing import make_balancer
+from grobust.errors import ConfigError
 from grobust.experiments.config import ExtractConfig, ProbeConfig, SpectrumConfig, TrajectoryConfig, plain
 from grobust.experiments.finetune_config import FinetuneConfig
 from grobust.experiments.sweep.fields import converted, field_types
@@ -22,7 +23,10 @@ Config = ExtractConfig | FinetuneConfig | ProbeConfig | TrajectoryConfig | Spect
 
 # Of a config, what changes nothing in the result: places, budgets, and what computes it.
 _NOT_CONTENT = {"out", "store", "records", "save", "figures", "device", "workers", "batch_size", "resume", "overwrite",
-                "max_bytes", "memory_bytes", "data_dir", "on_error", "head", "heads", "crew"}  # fmt: skip
+                "max_bytes", "memory_bytes", "data_dir", "on_error", "head", "heads", "crew",
+                "profile"}  # fmt: skip
+# What came later than the first sweeps counts where it is not as usual, so that these keep their keys.
+_SINCE = ("pools", "layers", "views", "fast_decode", "compile", "sampler")
 RUN_PREFIX = "finetune:"
 CELL_LENGTH = 24
 NOWHERE = Path("not-yet-known")
@@ -117,7 +121,10 @@ def config_of(
         chosen = dict(values) if source is None else {**values, "backbone": str(source)}
         chosen["backbone"] = _spec(chosen["backbone"])
         parse_spec(chosen["backbone"])
-        return ExtractConfig(**converted(ExtractConfig, chosen), out=out, device=device)
+        extraction = ExtractConfig(**converted(ExtractConfig, chosen), out=out, device=device)
+        if extraction.several:
+            raise ConfigError("an extraction of a sweep has one output: give one pool, layer and view.")
+        return extraction
     if kind == "finetune":
         own = field_types(FinetuneConfig)
         common = converted(FinetuneConfig, {k: v for k, v in values.items() if k in own} | _several(methods, seeds))
@@ -142,10 +149,12 @@ def identity_of(config: Config, *, kind: str | None = None) -> dict[str, Any]:
     ----------
     kind : of the items, for the recipe of a finetuning
     """
-    content = {name: value for name, value in plain(config).items() if name not in _NOT_CONTENT}
-    # Younger than cells that were recorded before it and are the same.
-    if content.get("sampler", True):
-        content.pop("sampler", None)
+    usual = {known.name: known.default for known in fields(config)}
+    content = {
+        name: value
+        for name, value in plain(config).items()
+        if name not in _NOT_CONTENT and not (name in _SINCE and getattr(config, name) == usual[name])
+    }
     if isinstance(config, FinetuneConfig):
         recipe = config.recipe(kind)
         # With its method: a ratio that cannot be is found here.

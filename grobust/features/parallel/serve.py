@@ -68,7 +68,7 @@ class Share:
         plan = plan_of(self.dataset, self.backbone, self.settings)
         reporter = Reporter(PartsWriter(self.path, plan, lead=False), tell)
         self.backbone.network.to(self.device)
-        return PartsRun(self.dataset, self.backbone, self.settings, reporter, threading.Event()), reporter
+        return PartsRun(self.dataset, [self.backbone], self.settings, [reporter], threading.Event()), reporter
 
 
 class Reporter:

@@ -1,0 +1,26 @@
+"""The table of ``grobust extract --profile``."""
+
+from typing import TYPE_CHECKING
+
+from grobust_cli._output import note, number, percent, show_table
+
+if TYPE_CHECKING:
+    from grobust.features.profile import ExtractProfile
+
+__all__ = ["show_profile"]
+
+
+def show_profile(profile: "ExtractProfile") -> None:
+    """Seconds, share of the run and rates of every stage; then what sets the pace, and what to change."""
+    rows = [
+        [each.stage, each.place, f"{each.seconds:.2f}", percent(each.share), number(each.rows_per_second)]
+        for each in profile.stages
+    ]
+    rows.append(["the whole run", "", f"{profile.seconds:.2f}", percent(1.0), number(profile.rows / profile.seconds)])
+    show_table(
+        f"Where the time went: {profile.rows} rows", ["stage", "where", "seconds", "% of the run", "rows/s"], rows,
+        text_columns=2,
+    )  # fmt: skip
+    if profile.padding is not None:
+        note(f"{percent(profile.padding)}% of the text batches was padding")
+    note(f"the pace is set by: {profile.limit}", *profile.advice)

@@ -1,0 +1,241 @@
+"""Several features from one pass over the data: other poolings, layers by their module's name, mirrored images."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from grobust.errors import BackboneError
+from grobust.models.backbone import Backbone, Forward, MapLayout, Pool
+from grobust.models.pooling import mean_over_tokens, pool_map, pool_tokens
+
+__all__ = ["LayerForward", "MirrorForward", "View", "encode_together", "output_name", "outputs_of"]
+
+SHOWN_NAMES = 12
+
+
+class View(StrEnum):
+    """What of an image goes through the network. Each is stored by itself: a mean of stores is easily made."""
+
+    PLAIN = "plain"
+    MIRROR = "mirror"
+
+
+@dataclass(frozen=True)
+class LayerForward:
+    """What a module inside the network gives, pooled.
+
+    Parameters
+    ----------
+    layer : the module's name, as in ``named_modules()``
+    pool : ``gap``, ``cls``, ``mean`` or ``flatten``; an output (b, d) is taken as it is
+    run : forward of the network's last layer, whose body runs the network
+    """
+
+    layer: str
+    pool: Pool
+    run: Forward
+    layout: MapLayout
+    spec: str
+
+    def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        with _captured(network, [self.layer]) as seen:
+            self.run.body(network, batch)
+        return self.read(seen, batch)
+
+    def body(self, network: nn.Module, batch: dict[str, Tensor]) -> Any:
+        """See `Forward`."""
+        return self.run.body(network, batch)
+
+    def pooled(self, network: nn.Module, batch: dict[str, Tensor], body: Any) -> Tensor:
+        """See `Forward`; what an inner module gives is not in the body, so the network runs again."""
+        return self(network, batch)
+
+    def read(self, seen: dict[str, Any], batch: dict[str, Tensor]) -> Tensor:
+        """Features (b, d) of what the network's modules gave.
+
+        Raises
+        ------
+        BackboneError
+            If the module had no part in the pass, or gives no tensor that can be pooled.
+        """
+        out = seen.get(self.layer)
+        while isinstance(out, tuple | list) and out:
+            out = out[0]
+        if not isinstance(out, Tensor) or not 2 <= out.ndim <= 4:
+            what = "had no part in the pass" if out is None else f"gives no vectors, tokens or map ({_about(out)})"
+            raise BackboneError(f"{self.spec}: the module '{self.layer}' {what}. Choose another --layer.")
+        if out.ndim == 2:
+            return out
+        if out.ndim == 4:
+            if self.pool not in (Pool.GAP, Pool.FLATTEN):
+                raise BackboneError(f"{self.spec}: '{self.layer}' gives a map; pool it with gap or flatten.")
+            return pool_map(out, self.pool, channels_last=self.layout.channels_last)
+        if "attention_mask" in batch and self.pool in (Pool.MEAN, Pool.GAP):
+            return mean_over_tokens(out, batch["attention_mask"])
+        return pool_tokens(out, Pool.GAP if self.pool is Pool.MEAN else self.pool, prefix=self.layout.prefix)
+
+
+@dataclass(frozen=True)
+class MirrorForward:
+    """Features of the image's mirror image, after its preprocessing."""
+
+    run: Forward
+
+    def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return self.run(network, _mirrored(batch))
+
+    def body(self, network: nn.Module, batch: dict[str, Tensor]) -> Any:
+        """See `Forward`."""
+        return self.run.body(network, _mirrored(batch))
+
+    def pooled(self, network: nn.Module, batch: dict[str, Tensor], body: Any) -> Tensor:
+        """See `Forward`."""
+        return self.run.pooled(network, _mirrored(batch), body)
+
+
+def outputs_of(
+    backbone: Backbone,
+    pools: Sequence[Pool | None],
+    layers: Sequence[str | None],
+    views: Sequence[View] = (View.PLAIN,),
+) -> tuple[Backbone, ...]:
+    """A backbone for every view, layer and pooling, all of one network, so that one pass gives all of them.
+
+    Parameters
+    ----------
+    pools : None for the network's own: what enters its classifier, or for inner layers the mean over places
+    layers : names of modules; None for the last layer
+    views : of images
+
+    Raises
+    ------
+    BackboneError
+        If the network has no such pooling or module, or they repeat.
+    """
+    asked = [(view, layer, pool) for view in views for layer in layers for pool in pools]
+    if len(set(asked)) != len(asked):
+        raise BackboneError(f"{backbone.spec}: a pooling, layer or view is asked for twice.")
+    made = []
+    for view, layer, pool in asked:
+        output = _pooled(backbone, pool) if layer is None else _layer(backbone, layer, pool)
+        made.append(_mirror(output) if view is View.MIRROR else output)
+    return tuple(made)
+
+
+def output_name(backbone: Backbone) -> str:
+    """What tells it from other outputs of its network, in a file name: ``gap``, ``layer3.gap``, ``cls.mirror``."""
+    about = (backbone.options.get("layer"), str(backbone.pooling), backbone.options.get("view"))
+    return ".".join(text for text in about if text is not None)
+
+
+def encode_together(backbones: Sequence[Backbone], batch: dict[str, Tensor]) -> list[Tensor]:
+    """Features (b, d) of each, in one pass per view if they are several outputs of a network."""
+    first = backbones[0]
+    if len(backbones) == 1:
+        return [first.forward(first.network, batch)]
+    found: dict[int, Tensor] = {}
+    for mirrored in (False, True):
+        mine = [i for i, b in enumerate(backbones) if isinstance(b.forward, MirrorForward) is mirrored]
+        if mine:
+            forwards = [cast(Forward, backbones[i].forward) for i in mine]
+            inner = [forward.run if isinstance(forward, MirrorForward) else forward for forward in forwards]
+            view = _mirrored(batch) if mirrored else batch
+            found |= zip(mine, _one_pass(first.network, inner, view), strict=True)
+    return [found[i] for i in range(len(backbones))]
+
+
+def _one_pass(network: nn.Module, forwards: Sequence[Forward], batch: dict[str, Tensor]) -> list[Tensor]:
+    inner = [forward.layer for forward in forwards if isinstance(forward, LayerForward)]
+    with _captured(network, inner) as seen:
+        body = forwards[0].body(network, batch)
+    return [
+        forward.read(seen, batch) if isinstance(forward, LayerForward) else forward.pooled(network, batch, body)
+        for forward in forwards
+    ]
+
+
+def _pooled(backbone: Backbone, pool: Pool | None) -> Backbone:
+    if pool is None or pool is backbone.pooling:
+        return backbone
+    forward = backbone.poolings.get(pool)
+    if forward is None:
+        possible = ", ".join(dict.fromkeys((backbone.pooling, *backbone.poolings)))
+        raise BackboneError(
+            f"{backbone.spec} has no pooling '{pool}' in the same pass as '{backbone.pooling}'. Possible: {possible}. "
+            "What pads its inputs in another way is extracted by itself."
+        )
+    return _sized(replace(backbone, forward=forward, pooling=pool, arguments=backbone.arguments | {"pool": str(pool)}))
+
+
+def _layer(backbone: Backbone, layer: str, pool: Pool | None) -> Backbone:
+    names = [name for name, _ in backbone.network.named_modules() if name]
+    if layer not in names:
+        close = get_close_matches(layer, names, n=SHOWN_NAMES) or [name for name in names if "." not in name]
+        raise BackboneError(
+            f"{backbone.spec} has no module '{layer}'. Names like it: {', '.join(close[:SHOWN_NAMES])}.\n"
+            "See named_modules() of its network."
+        )
+    if pool is Pool.MODEL:
+        raise BackboneError(f"Pooling 'model' is of the last layer; with --layer {layer} choose gap, cls or flatten.")
+    if not hasattr(backbone.forward, "body"):
+        raise BackboneError(f"{backbone.spec} was built by hand and has no layers to choose from; see Forward.")
+    chosen = pool or (Pool.MEAN if backbone.kind == "text" else Pool.GAP)
+    forward = LayerForward(layer, chosen, cast(Forward, backbone.forward), backbone.layout, backbone.spec)
+    return _sized(replace(
+        backbone, forward=forward, pooling=chosen, options=backbone.options | {"layer": layer},
+        arguments=backbone.arguments | {"pool": str(chosen), "layer": layer},
+    ))  # fmt: skip
+
+
+def _mirror(backbone: Backbone) -> Backbone:
+    if backbone.kind != "image":
+        raise BackboneError(f"{backbone.spec} takes {backbone.kind}s, which have no mirror image.")
+    return replace(
+        backbone, forward=MirrorForward(cast(Forward, backbone.forward)),
+        options=backbone.options | {"view": str(View.MIRROR)},
+    )  # fmt: skip
+
+
+def _mirrored(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    # In channels-last memory, as the batch was.
+    return batch | {"pixels": batch["pixels"].flip(3).contiguous(memory_format=torch.channels_last)}
+
+
+def _sized(backbone: Backbone) -> Backbone:
+    """With the length of its features, found out on the smallest input."""
+    device = next(iter(backbone.network.parameters())).device
+    if backbone.kind == "text":
+        batch = {name: tensor.to(device) for name, tensor in backbone.collate(["a"]).items()}
+    else:
+        assert backbone.image is not None
+        batch = {"pixels": torch.zeros(1, 3, *backbone.image.size, device=device)}
+    return replace(backbone, dim=int(backbone.encode(batch).shape[1]))
+
+
+@contextmanager
+def _captured(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What modules give during a pass, by their names; of a module that runs twice, the last."""
+    seen: dict[str, Any] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, given: Any, out: Any) -> None:
+            seen[name] = out
+
+        return hook
+
+    handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in dict.fromkeys(layers)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _about(out: Any) -> str:
+    return f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__

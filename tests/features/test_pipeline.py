@@ -1,0 +1,295 @@
+"""The stages of an extraction: batches by tokens, writing beside the network, profiles, batch sizes, compiling."""
+
+import io
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import CodesForward, text_backbone, toy_texts
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from grobust.data.catalog import load_dataset
+from grobust.data.tables import ImageFiles, Texts, decoded_image, smallest_side, stratified_subset
+from grobust.errors import BackboneError, ConfigError, StoreError, StoreMismatchError
+from grobust.features._encode import Encoded
+from grobust.features._write import PartQueue
+from grobust.features.batch_size import earlier_batch_size, find_batch_size
+from grobust.features.extract import ExtractSettings, Progress, extract_features, planned_parts, provenance_of
+from grobust.features.profile import STAGES, StageClock
+from grobust.features.store import FeatureStore, parts_folder
+from grobust.models.backbones import load_backbone
+
+DATA = toy_texts()
+
+
+class Sink:
+    """Keeps what it is given; refuses the n-th write."""
+
+    def __init__(self, refuse: int | None = None) -> None:
+        self.written: list[tuple[np.ndarray, np.ndarray]] = []
+        self.skipped: list[tuple[int, str]] = []
+        self.refuse, self.threads = refuse, set[str]()
+
+    def write(self, rows: np.ndarray, features: np.ndarray) -> None:
+        self.threads.add(threading.current_thread().name)
+        if len(self.written) == self.refuse:
+            raise StoreError("the disk is full")
+        self.written.append((rows, features))
+
+    def skip(self, row: int, reason: str) -> None:
+        self.skipped.append((row, reason))
+
+
+def encoded(rows: list[int], dim: int = 3) -> Encoded:
+    features = torch.tensor([[float(row)] * dim for row in rows])
+    return Encoded(np.array(rows), ((features,), (-features,)), None)
+
+
+def hand_over(sink: Sink, n: int, then: BaseException | None = None) -> None:
+    with PartQueue([sink], [None], StageClock()) as writing:
+        for i in range(n):
+            writing.put([encoded([i])])
+            time.sleep(0.005)
+        if then is not None:
+            raise then
+
+
+@given(
+    parts=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=4), max_size=8),
+    there=st.sets(st.integers(0, 60)),
+)
+def test_parts_are_written_whole_in_order_by_another_thread(parts: list[list[int]], there: set[int]) -> None:
+    """Two outputs, one of which has some rows already."""
+    sinks = (Sink(), Sink())
+    done = np.isin(np.arange(200), list(there))
+    given_, row = [], 0
+    with PartQueue(sinks, (None, done), StageClock()) as writing:
+        for part in parts:
+            batches = []
+            for size in part:
+                batches.append(encoded(list(range(row, row + size))))
+                row += size
+            given_.append(np.concatenate([batch.rows for batch in batches]))
+            writing.put(batches)
+        writing.skip(199, "gone")
+    assert [rows.tolist() for rows, _ in sinks[0].written] == [rows.tolist() for rows in given_]
+    left = [[r for r in rows.tolist() if r not in there] for rows in given_]
+    assert [rows.tolist() for rows, _ in sinks[1].written] == [rows for rows in left if rows]
+    for sink, sign in zip(sinks, (1, -1), strict=True):
+        assert all((features == sign * rows[:, None]).all() for rows, features in sink.written)
+        assert sink.skipped == [(199, "gone")]
+        assert sink.threads <= {"grobust-writer"}
+
+
+def test_what_the_writer_meets_is_raised_and_ends_the_writing() -> None:
+    sink = Sink(refuse=1)
+    with pytest.raises(StoreError, match="disk is full"):
+        hand_over(sink, 10)
+    assert [rows.tolist() for rows, _ in sink.written] == [[0]]
+    # The last part's error comes at the end.
+    with pytest.raises(StoreError, match="disk is full"):
+        hand_over(Sink(refuse=0), 1)
+
+
+def test_what_was_handed_over_before_an_interrupt_is_written() -> None:
+    sink = Sink()
+    with pytest.raises(KeyboardInterrupt):
+        hand_over(sink, 2, then=KeyboardInterrupt())
+    assert [rows.tolist() for rows, _ in sink.written] == [[0], [1]]
+
+
+def test_texts_are_batched_by_tokens() -> None:
+    data = stratified_subset(load_dataset("tweets"), 300, seed=1)
+    backbone = load_backbone("packaged:all-MiniLM-L6-v2")
+    settings = ExtractSettings(batch_size=16)
+    alone = np.array([backbone.collate([data[row]])["attention_mask"].sum().item() for row in range(len(data))])
+    order = np.concatenate([batch for part in planned_parts(data, settings, backbone) for batch in part])
+    np.testing.assert_array_equal(order, np.argsort(-alone, kind="stable"))
+
+    def padded(parts: Any) -> int:
+        return sum(batch.size * alone[batch].max() for part in parts for batch in part)
+
+    assert padded(planned_parts(data, settings, backbone)) < padded(planned_parts(data, settings))
+    assert provenance_of(data, backbone, settings).options["batching"] == "by tokens"
+
+
+def test_tokenizing_in_threads_and_then_in_processes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = stratified_subset(load_dataset("tweets"), 60, seed=1)
+    backbone = load_backbone("packaged:all-MiniLM-L6-v2", max_tokens=16)
+    for workers in (0, 1):
+        settings = ExtractSettings(workers=workers)
+        extract_features(data, backbone, tmp_path / f"{workers}.h5", settings=settings)
+    assert (tmp_path / "0.h5").read_bytes() == (tmp_path / "1.h5").read_bytes()
+    assert "parallelism" not in capfd.readouterr().err
+
+
+class Slow(Texts):
+    """Reading a text takes a millisecond."""
+
+    def __getitem__(self, index: int) -> str:
+        time.sleep(0.001)
+        return self.texts[index]
+
+
+def test_a_profile_accounts_for_the_run(tmp_path: Path) -> None:
+    settings = ExtractSettings(batch_size=5)
+    quick, slow = CodesForward(), CodesForward(seconds=0.01)
+    reading = Slow(DATA.name, DATA.groups, DATA.split, DATA.sample_ids, DATA.texts)
+    found = extract_features(reading, text_backbone(quick), tmp_path / "a.h5", settings=settings, profile=True).profile
+    assert found is not None
+    assert [each.stage for each in found.stages] == list(STAGES)
+    at = {each.stage: each for each in found.stages}
+    assert found.rows == 50
+    assert at["decode"].seconds >= 0.05
+    assert found.limit == "loader"
+    main = sum(each.seconds for each in found.stages if each.place == "main")
+    assert 0.5 * found.seconds < main <= found.seconds
+    assert at["decode"].rows_per_second == pytest.approx(50 / at["decode"].seconds)
+    assert sum(each.share for each in found.stages if each.place == "main") == pytest.approx(main / found.seconds)
+    found = extract_features(DATA, text_backbone(slow), tmp_path / "b.h5", settings=settings, profile=True).profile
+    assert found is not None
+    assert found.limit == "network"
+    assert {each.stage: each for each in found.stages}["network"].seconds >= 0.1
+    assert extract_features(DATA, text_backbone(), tmp_path / "c.h5", settings=settings).profile is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "device", "limit", "text"),
+    [
+        ({"decode": 30.0, "network": 2.0, "wait for loader": 6.0}, "cuda:0", "loader", "try --workers"),
+        ({"decode": 5.0, "network": 9.0, "wait for loader": 0.2}, "cuda:0", "network", "--precision bfloat16"),
+        ({"decode": 5.0, "network": 9.0, "wait for loader": 0.2}, "cpu", "network", "sets the pace"),
+        ({"network": 3.0, "write": 9.0, "wait for writer": 6.0}, "cpu", "writer", "100 rows/s"),
+        ({"network": 3.0, "copy to device": 4.0}, "cuda", "copies", "larger --batch-size"),
+    ],
+)
+def test_advice_follows_from_the_numbers(seconds: dict[str, float], device: str, limit: str, text: str) -> None:
+    clock = StageClock(rows=900)
+    for name, value in seconds.items():
+        clock.add(name, value)
+    found = clock.profile(10.0, workers=0, device=device, precision="float32", batch_size=64)
+    assert found.limit == limit
+    assert text in " ".join(found.advice)
+    assert found.padding is None
+
+
+def test_padding_is_worth_a_word() -> None:
+    clock = StageClock(rows=10, tokens=60, padded=100)
+    found = clock.profile(1.0, workers=0, device="cpu", precision="float32", batch_size=64)
+    assert found.padding == pytest.approx(0.4)
+    assert "40% of the text batches is padding" in found.advice[-1]
+
+
+def test_the_batch_grows_until_memory_runs_out_or_it_brings_nothing() -> None:
+    # A pass takes as long for any number of rows, so only memory ends it.
+    assert find_batch_size(DATA, [text_backbone(CodesForward(limit=40, seconds=0.005))], ExtractSettings()) == 32
+    with pytest.raises(BackboneError, match="smaller --batch-size"):
+        find_batch_size(DATA, [text_backbone(CodesForward(limit=3))], ExtractSettings())
+    rows = 1e-2
+
+    class PerRow(CodesForward):
+        def __call__(self, network: Any, batch: Any) -> Any:
+            time.sleep(rows * len(batch["codes"]))
+            return super().__call__(network, batch)
+
+    assert find_batch_size(DATA, [text_backbone(PerRow())], ExtractSettings()) == 8
+
+
+def test_a_run_that_continues_keeps_its_batch_size(tmp_path: Path) -> None:
+    path, settings = tmp_path / "f.h5", ExtractSettings(batch_size=7, part_rows=7)
+    assert earlier_batch_size([path], resume=True, overwrite=False) is None
+
+    def stop(progress: Progress) -> None:
+        if progress.done >= 21:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(DATA, text_backbone(), path, settings=settings, on_progress=stop)
+    assert list(parts_folder(path).glob("part-*"))
+    assert earlier_batch_size([tmp_path / "other.h5", path], resume=True, overwrite=False) == 7
+    assert earlier_batch_size([path], resume=False, overwrite=False) is None
+    extract_features(DATA, text_backbone(), path, settings=settings)
+    assert earlier_batch_size([path], resume=False, overwrite=False) == 7
+    assert earlier_batch_size([path], resume=True, overwrite=True) is None
+    damaged = tmp_path / "d.h5"
+    parts_folder(damaged).mkdir()
+    (parts_folder(damaged) / "plan.json").write_text("[]")
+    with pytest.raises(StoreError, match="damaged"):
+        earlier_batch_size([damaged], resume=True, overwrite=False)
+
+
+@given(width=st.integers(20, 900), height=st.integers(20, 900), side=st.integers(16, 300))
+def test_no_side_gets_smaller_than_asked(width: int, height: int, side: int) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (width, height), (90, 120, 30)).save(content, "JPEG")
+    with smallest_side(side):
+        found = decoded_image(io.BytesIO(content.getvalue()), "it").size
+    scale = max((s for s in (1, 2, 4, 8) if min(width, height) // side >= s), default=1)
+    assert found == (-(-width // scale), -(-height // scale))
+    assert min(found) >= min(side, width, height)
+    assert decoded_image(io.BytesIO(content.getvalue()), "it").size == (width, height)
+
+
+def test_fast_decoding_is_part_of_the_provenance_and_close(tmp_path: Path) -> None:
+    photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    for i, photo in enumerate(photos):
+        photo.save(tmp_path / f"{i}.jpg", quality=95)
+    rows = toy_texts(2)
+    data = ImageFiles("photos", rows.groups, rows.split, ("0.jpg", "1.jpg"), tmp_path)
+    backbone = load_backbone("packaged:efficientnet_lite0", image_size=96)
+    exact = extract_features(data, backbone, tmp_path / "f.h5")
+    fast = ExtractSettings(fast_decode=True)
+    with pytest.raises(StoreMismatchError, match="decoding"):
+        extract_features(data, backbone, tmp_path / "f.h5", settings=fast)
+    other = extract_features(data, backbone, tmp_path / "g.h5", settings=fast)
+    assert "sides of at least 110" in FeatureStore(other.path).provenance.options["decoding"]
+    a, b = FeatureStore(exact.path).read(), FeatureStore(other.path).read()
+    assert not np.array_equal(a, b)
+    for x, y in zip(a, b, strict=True):
+        assert x @ y / np.linalg.norm(x) / np.linalg.norm(y) > 0.97
+    with pytest.raises(ConfigError, match="input size"):
+        provenance_of(DATA, _without_input("image"), fast)
+    assert "decoding" not in provenance_of(DATA, text_backbone(), fast).options
+
+
+def _without_input(kind: Any) -> Any:
+    return replace(text_backbone(), kind=kind)
+
+
+def test_compiled_networks_give_the_same(tmp_path: Path) -> None:
+    expected = extract_features(DATA, text_backbone(), tmp_path / "a.h5")
+    settings = ExtractSettings(compile=True, batch_size=25)
+    found = extract_features(DATA, text_backbone(_Plain()), tmp_path / "b.h5", settings=settings)
+    np.testing.assert_allclose(FeatureStore(found.path).read(), FeatureStore(expected.path).read(), rtol=1e-5)
+    assert FeatureStore(found.path).provenance.options["compile"] == "torch.compile"
+
+
+class _Plain(CodesForward):
+    """Without the count of its calls, which is no part of a graph."""
+
+    def __call__(self, network: Any, batch: Any) -> Any:
+        codes = batch["codes"]
+        return network(torch.stack([codes.sum(1), (codes > 0).sum(1).float(), codes.amax(1)], dim=1) / 100)
+
+
+def test_without_a_compiler_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(call: Any, **options: Any) -> Any:
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        def fails(batch: Any) -> Any:
+            raise InvalidCxxCompiler
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.raises(BackboneError, match="Leave out --compile"):
+        extract_features(DATA, text_backbone(), tmp_path / "f.h5", settings=ExtractSettings(compile=True))
+    assert not (tmp_path / "f.h5").exists()
