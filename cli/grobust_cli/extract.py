@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from grobust_cli._options import Columns, DataDir, Device, DeviceOption, Json, columns
-from grobust_cli._output import note, progress_bar, show_json
+from grobust_cli._output import note, progress_bar, show_json, show_text
 
 __all__ = ["extract"]
 
@@ -27,7 +27,14 @@ def extract(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Feature store to write.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Feature store to write. Default: a name made of data set, backbone and every setting in the cache "
+            "folder ($GROBUST_CACHE, else ~/.cache/grobust), printed on stdout; the same request finds it again.",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: DataDir = None,
     column: Columns = None,
     split: Annotated[
@@ -62,6 +69,9 @@ def extract(
     Examples:
 
     - `grobust extract --dataset digits --backbone packaged:efficientnet_lite0 --out f.h5`
+
+    - `grobust probe $(grobust extract --dataset digits --backbone packaged:efficientnet_lite0)`: extracted once,
+      found again in the cache
 
     - `grobust extract --dataset metadata_csv --data-dir birds --column label=species --column attribute=place
       --backbone timm:convnextv2_nano.fcmae_ft_in1k --out birds.h5`
@@ -101,9 +111,11 @@ def extract(
         return
     note(*result.notes, *(f"skipped {name}: {reason}" for name, reason in result.skipped))
     if result.reused:
-        note(f"{out} was there already, made with the same settings: {result.n} rows, nothing to do")
+        note(f"{result.path} was there already, made with the same settings: {result.n} rows, nothing to do")
     else:
         note(
-            f"{out}: {result.n} rows ({result.n_resumed} from an earlier run), {result.seconds:.1f} s, "
+            f"{result.path}: {result.n} rows ({result.n_resumed} from an earlier run), {result.seconds:.1f} s, "
             f"{result.rows_per_second:.1f} rows/s on {report.device}"
         )
+    if out is None:
+        show_text(f"{result.path}\n")

@@ -12,7 +12,16 @@ from grobust.data.catalog import load_dataset
 from grobust.data.tables import stratified_subset
 from grobust.errors import ConfigError, DeviceError
 from grobust.experiments.config import ExtractConfig, plain
-from grobust.features.extract import ExtractResult, ExtractSettings, OnError, Precision, Progress, extract_features
+from grobust.features.cache import cached_path
+from grobust.features.extract import (
+    ExtractResult,
+    ExtractSettings,
+    OnError,
+    Precision,
+    Progress,
+    extract_features,
+    provenance_of,
+)
 from grobust.models.backbone import Pool
 from grobust.models.backbones import load_backbone
 
@@ -71,7 +80,7 @@ def run_extract(config: ExtractConfig, *, on_progress: Callable[[Progress], None
     result = extract_features(
         dataset,
         backbone,
-        config.out,
+        cached_path(provenance_of(dataset, backbone, settings)) if config.out is None else config.out,
         settings=settings,
         resume=config.resume,
         overwrite=config.overwrite,

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from grobust.errors import DataError, ShapeError, StoreError, StoreIncompleteError, StoreLockedError, StoreMismatchError
+from grobust.features._assembly import Part, assemble
 from grobust.features._hdf5 import write_store
+from grobust.features._sample_ids import SampleIds
 from grobust.features._schema import FORMAT_VERSION, Provenance
 from grobust.features.store import mismatch_message, parts_folder
 from grobust.groups import Groups
@@ -34,6 +36,7 @@ from grobust.typing import PathLike
 __all__ = ["PartsWriter", "StorePlan"]
 
 TEMPORARY = ".tmp"
+HASHED_NAMES = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,30 +48,39 @@ class StorePlan:
     provenance : of the features to come
     groups : labels and attributes of all n rows
     split : (n) int8
-    sample_ids : n distinct names
+    sample_ids : n distinct names; kept packed
     dim : d
     """
 
     provenance: Provenance
     groups: Groups
     split: NDArray[Any]
-    sample_ids: tuple[str, ...]
+    sample_ids: Sequence[str]
     dim: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sample_ids", SampleIds.of(self.sample_ids))
         n = len(self.groups)
         if self.split.shape != (n,) or len(self.sample_ids) != n or self.dim < 1:
             raise ShapeError(
                 f"A plan of {n} rows has {len(self.sample_ids)} sample ids, split {self.split.shape}, dim {self.dim}."
             )
-        if len(set(self.sample_ids)) != n:
-            raise ShapeError("sample_ids repeat; every row needs a name of its own.")
+        if (name := self.packed_ids.repeated()) is not None:
+            raise ShapeError(f"sample_ids repeat ({name!r} does); every row needs a name of its own.")
+
+    @property
+    def packed_ids(self) -> SampleIds:
+        """The sample ids as a store keeps them."""
+        return SampleIds.of(self.sample_ids)
 
     def identity(self) -> dict[str, str]:
         """What must agree for parts to belong together; library versions count, a store of two would be a mixture."""
         rows = xxhash.xxh3_128(self.groups.ids.tobytes())
         rows.update(self.split.astype(np.int8).tobytes())
-        rows.update("\0".join((*self.groups.names, *self.sample_ids)).encode())
+        rows.update("\0".join((*self.groups.names, "")).encode())
+        for start in range(0, n := len(self.sample_ids), HASHED_NAMES):
+            names = "\0".join(self.sample_ids[start : start + HASHED_NAMES])
+            rows.update((names if start + HASHED_NAMES >= n else names + "\0").encode())
         versions = {f"versions.{k}": v for k, v in sorted(self.provenance.versions.items())}
         return self.provenance.identity() | versions | {
             "rows": rows.hexdigest(), "dim": str(self.dim), "format_version": str(FORMAT_VERSION),
@@ -150,8 +162,10 @@ class PartsWriter:
             )
         if self.done[rows].any() or np.unique(rows).size != rows.size:
             raise ShapeError("A row is written twice.")
-        names = [self.plan.sample_ids[row] for row in rows]
-        stored = _check_values(features, np.dtype(self.plan.provenance.dtype), names)
+        # Ascending rows of a part go to the store in stretches, whatever their order was.
+        order = np.argsort(rows, kind="stable")
+        rows, features = rows[order], features if (order[1:] > order[:-1]).all() else features[order]
+        stored = _check_values(features, np.dtype(self.plan.provenance.dtype), self.plan.packed_ids.take(rows))
         content = save(
             {"rows": rows, "features": stored},
             metadata={"plan": self._digest, "checksum": _checksum(rows, stored)},
@@ -179,24 +193,19 @@ class PartsWriter:
             )
         kept = np.ones(self.done.size, dtype=bool)
         kept[list(self._skipped)] = False
-        position = np.cumsum(kept) - 1
+        rows = np.flatnonzero(kept)
         temporary = self.folder / f"assembled.h5{TEMPORARY}"
-
-        def fill(features: NDArray[Any]) -> None:
-            for part in self._parts():
-                rows, values = _load(part)
-                features[position[rows]] = values
 
         with _disk_errors(self.path):
             write_store(
                 temporary,
                 provenance=self.plan.provenance,
-                groups=self.plan.groups.take(kept),
-                split=self.plan.split[kept],
-                sample_ids=tuple(self.plan.sample_ids[row] for row in np.flatnonzero(kept)),
+                groups=self.plan.groups.take(rows),
+                split=self.plan.split[rows],
+                sample_ids=self.plan.packed_ids.take(rows),
                 skipped=tuple((self.plan.sample_ids[row], self._skipped[row]) for row in sorted(self._skipped)),
                 dim=self.plan.dim,
-                fill=fill,
+                fill=assemble([Part.of(part) for part in self._parts()], rows),
             )
             _flush(temporary)
             temporary.replace(self.path)
@@ -313,7 +322,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_values(features: NDArray[Any], dtype: np.dtype[Any], names: list[str]) -> NDArray[Any]:
+def _check_values(features: NDArray[Any], dtype: np.dtype[Any], names: Sequence[str]) -> NDArray[Any]:
     """Features converted to the stored dtype; a value that is not finite, or overflows, is an error naming its row.
 
     Raises
