@@ -30,6 +30,7 @@ from grobust.features._hdf5 import write_store
 from grobust.features._sample_ids import SampleIds
 from grobust.features._schema import FORMAT_VERSION, Provenance
 from grobust.features.store import mismatch_message, parts_folder
+from grobust.features.widen import all_finite
 from grobust.groups import Groups
 from grobust.typing import PathLike
 
@@ -332,9 +333,9 @@ def _check_values(features: NDArray[Any], dtype: np.dtype[Any], names: Sequence[
     """
     with np.errstate(over="ignore"):
         stored = features.astype(dtype)
-    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
-    if bad.size == 0:
+    if all_finite(stored):
         return stored
+    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
     row = int(bad[0])
     values = features[row]
     if np.isfinite(values).all():
