@@ -1,9 +1,9 @@
 """A store of twenty million rows, written, verified, probed and analysed, each in a process of its own.
 
-Rows are scattered over the parts, as they are where texts were sorted by length. Peak memory is the kernel's count for
-the whole process (VmHWM), mapped pages of the file included, and must stay below 8 GiB; in those rows `ours` and `peer`
-are GiB. In the others they are seconds, and the peer is one sequential read of the store's features. The features have
-known means and a known covariance in every group, which the answers are compared with.
+Rows are simulated, and scattered over the parts as they are where texts were sorted by length. Peak memory is the
+kernel's count for the whole process (VmHWM), mapped pages of the file included, and must stay below 8 GiB; in those rows
+`ours` and `peer` are GiB. In the others they are seconds, and the peer is one sequential read of the store's features.
+The features have known means and a known covariance in every group, which the answers are compared with.
 
 `BENCH_FOLDER` keeps the store, so that `--only` can run a later step alone.
 """
@@ -107,13 +107,12 @@ def _scales(dim: int) -> NDArray[Any]:
 
 def _write_parts(folder: Path, n: int, dim: int) -> None:
     plan = _plan(n, dim)
-    rng = np.random.default_rng(1)
-    order = rng.permutation(n).astype(np.int32)
+    order = np.random.default_rng(1).permutation(n).astype(np.int32)
     part_rows = max(1, min(131_072, n // 20))
     with PartsWriter(folder / "large.h5", plan, resume=False, overwrite=True) as writer:
         for start in range(0, n, part_rows):
             rows = order[start : start + part_rows].astype(np.int64)
-            features = rng.standard_normal((rows.size, dim), dtype=np.float32)
+            features = np.random.default_rng((1, start)).standard_normal((rows.size, dim), dtype=np.float32)
             # The label moves the first feature, the attribute the second, whose scales are all but 1.
             features *= _scales(dim)
             features[:, 0] += DISTANCE / 2 * (2 * plan.groups.labels[rows] - 1)

@@ -1,7 +1,9 @@
 """Rows of many parts, put in order window by window: no part and no store is ever held whole."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ from safetensors import safe_open
 
 from grobust.errors import StoreIncompleteError
 
-__all__ = ["Part", "assemble"]
+__all__ = ["Part", "assemble", "in_order", "part_content"]
+
+# As safetensors names them.
+DTYPES = {"float16": "F16", "float32": "F32"}
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,52 @@ class Part:
         return cls(path, int(rows.min()), int(rows.max()))
 
     def between(self, low: int, high: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Row numbers, ascending, from `low` to `high`, and their features; only these are read where the part is
-        in order, as those that are written now are."""
+        """Row numbers, ascending, from `low` to `high`, and their features, mapped where the part is in order, as
+        those that are written now are."""
         with safe_open(self.path, framework="numpy") as file:
             rows = file.get_tensor("rows")
-            if (rows[1:] > rows[:-1]).all():
-                start, stop = np.searchsorted(rows, (low, high + 1)).tolist()
-                return rows[start:stop], file.get_slice("features")[start:stop]
-            order = np.argsort(rows, kind="stable")
-            start, stop = np.searchsorted(rows[order], (low, high + 1)).tolist()
-            return rows[order[start:stop]], file.get_tensor("features")[order[start:stop]]
+        features = _mapped(self.path, rows.size)
+        if (rows[1:] > rows[:-1]).all():
+            start, stop = np.searchsorted(rows, (low, high + 1)).tolist()
+            return rows[start:stop], features[start:stop]
+        order = np.argsort(rows, kind="stable")
+        start, stop = np.searchsorted(rows[order], (low, high + 1)).tolist()
+        return rows[order[start:stop]], features[order[start:stop]]
+
+
+def part_content(rows: NDArray[Any], features: NDArray[Any], metadata: dict[str, str]) -> list[Any]:
+    """A safetensors file of a part as buffers to be written one after the other: `safetensors.save` would copy the
+    features once more."""
+    rows, features = np.ascontiguousarray(rows, "<i8"), np.ascontiguousarray(features)
+    end = rows.nbytes + features.nbytes
+    header: dict[str, Any] = {
+        "__metadata__": metadata,
+        "rows": {"dtype": "I64", "shape": list(rows.shape), "data_offsets": [0, rows.nbytes]},
+        "features": {
+            "dtype": DTYPES[features.dtype.name], "shape": list(features.shape), "data_offsets": [rows.nbytes, end]
+        },
+    }  # fmt: skip
+    text = json.dumps(header, sort_keys=True).encode()
+    # Tensors begin at a multiple of 8 bytes.
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little") + text, rows.data, features.data]
+
+
+def _mapped(path: Path, n: int) -> NDArray[Any]:
+    """(n, d) features of a part file whose header `safe_open` has accepted, without a copy."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        features = json.loads(file.read(size))["features"]
+    dtype = {letters: name for name, letters in DTYPES.items()}[features["dtype"]]
+    offset = 8 + size + int(features["data_offsets"][0])
+    mapped = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(n, int(features["shape"][1])))
+    return np.asarray(mapped)
+
+
+def in_order(parts: Sequence[Part]) -> bool:
+    """Whether each part begins after the one before it ends, so that a window needs one or two of them."""
+    ordered = sorted(parts, key=lambda part: part.first)
+    return all(a.last < b.first for a, b in pairwise(ordered))
 
 
 def assemble(parts: Sequence[Part], kept: NDArray[Any]) -> Callable[[int, int, NDArray[Any]], None]:

@@ -22,8 +22,10 @@ __all__ = ["Metadata", "read_header", "read_metadata", "write_store"]
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DATASET_TYPE = "grobust-dataset"
 BLOCK_BYTES = 4 << 20
-# Rows are put in order in memory by this much; larger stores are written window after window.
+# Rows are put in order in memory by this much where they come from all over the parts, and by less where they come one
+# part after the other; larger stores are written window after window.
 WINDOW_BYTES = 256 << 20
+ORDERED_WINDOW_BYTES = 16 << 20
 FEATURE_DTYPES = ("float16", "float32")
 METADATA = ("labels", "attributes", "split", "sample_ids", "skipped_ids", "skipped_reasons", "checksums")
 
@@ -60,12 +62,13 @@ def write_store(
     skipped: tuple[tuple[str, str], ...],
     dim: int,
     fill: RowFiller,
+    ordered: bool = False,
 ) -> None:
     """Write a store to `path` (a temporary name: the caller flushes and renames).
 
     ``fill(start, stop, out)`` sets all rows of `out` to the features of the rows from `start` to `stop`; windows follow
     each other from the first row to the last, so that a store larger than memory is written front to back, once.
-    Space is reserved before, so that a full disk is found before the work.
+    Space is reserved before, so that a full disk is found before the work. `ordered`: that small windows do.
     """
     n, dtype = len(groups), np.dtype(provenance.dtype)
     block_rows = max(1, BLOCK_BYTES // (dim * dtype.itemsize))
@@ -74,7 +77,7 @@ def write_store(
         features = _contiguous(file, "features", (n, dim), dtype)
         file.flush()
         offset = features.id.get_offset()
-    checksums = [] if n == 0 else _write_features(path, offset, (n, dim), dtype, block_rows, fill)
+    checksums = [] if n == 0 else _write_features(path, offset, (n, dim), dtype, block_rows, fill, ordered)
     datasets: dict[str, NDArray[Any]] = {
         "labels": groups.labels.astype(np.int64),
         "attributes": groups.attributes.astype(np.int64),
@@ -124,11 +127,18 @@ def _contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dt
 
 
 def _write_features(
-    path: Path, offset: int, shape: tuple[int, int], dtype: np.dtype[Any], block_rows: int, fill: RowFiller
+    path: Path,
+    offset: int,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    block_rows: int,
+    fill: RowFiller,
+    ordered: bool,
 ) -> list[int]:
     """Write windows of rows one after the other; the checksums of all blocks."""
     n, dim = shape
-    window_rows = block_rows * max(1, WINDOW_BYTES // (block_rows * dim * dtype.itemsize))
+    window_bytes = ORDERED_WINDOW_BYTES if ordered else WINDOW_BYTES
+    window_rows = block_rows * max(1, window_bytes // (block_rows * dim * dtype.itemsize))
     window = np.empty((min(window_rows, n), dim), dtype)
     checksums = []
     with path.open("r+b") as file:

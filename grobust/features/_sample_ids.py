@@ -95,6 +95,17 @@ class SampleIds(Sequence[str]):
         """Names of rows by numbers or mask, copied."""
         return SampleIds(self.packed[rows])
 
+    def joined(self) -> Iterator[bytes]:
+        """UTF-8 of all names with a NUL between them, in pieces."""
+        for start in range(0, len(self), CHUNK):
+            chunk = np.ascontiguousarray(self.packed[start : start + CHUNK])
+            ended = np.zeros((chunk.size, chunk.itemsize + 1), dtype=np.uint8)
+            ended[:, :-1] = chunk.view(np.uint8).reshape(chunk.size, chunk.itemsize)
+            wanted = ended != 0
+            wanted[:, -1] = True
+            wanted[-1, -1] = start + CHUNK < len(self)
+            yield ended[wanted].tobytes()
+
     def repeated(self) -> str | None:
         """A name that stands twice, or None; in time n log n and 16 bytes a row."""
         hashes = np.concatenate([self._hashes(start) for start in range(0, len(self), CHUNK)] or [np.zeros(0)])

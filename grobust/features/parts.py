@@ -22,10 +22,9 @@ import xxhash
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from grobust.errors import DataError, ShapeError, StoreError, StoreIncompleteError, StoreLockedError, StoreMismatchError
-from grobust.features._assembly import Part, assemble
+from grobust.features._assembly import Part, assemble, in_order, part_content
 from grobust.features._hdf5 import write_store
 from grobust.features._sample_ids import SampleIds
 from grobust.features._schema import FORMAT_VERSION, Provenance
@@ -37,7 +36,6 @@ from grobust.typing import PathLike
 __all__ = ["PartsWriter", "StorePlan"]
 
 TEMPORARY = ".tmp"
-HASHED_NAMES = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +77,8 @@ class StorePlan:
         rows = xxhash.xxh3_128(self.groups.ids.tobytes())
         rows.update(self.split.astype(np.int8).tobytes())
         rows.update("\0".join((*self.groups.names, "")).encode())
-        for start in range(0, n := len(self.sample_ids), HASHED_NAMES):
-            names = "\0".join(self.sample_ids[start : start + HASHED_NAMES])
-            rows.update((names if start + HASHED_NAMES >= n else names + "\0").encode())
+        for names in self.packed_ids.joined():
+            rows.update(names)
         versions = {f"versions.{k}": v for k, v in sorted(self.provenance.versions.items())}
         return self.provenance.identity() | versions | {
             "rows": rows.hexdigest(), "dim": str(self.dim), "format_version": str(FORMAT_VERSION),
@@ -161,17 +158,14 @@ class PartsWriter:
             raise ShapeError(
                 f"{rows.size} rows with features {features.shape}; expected ({rows.size}, {self.plan.dim})."
             )
-        if self.done[rows].any() or np.unique(rows).size != rows.size:
-            raise ShapeError("A row is written twice.")
         # Ascending rows of a part go to the store in stretches, whatever their order was.
         order = np.argsort(rows, kind="stable")
         rows, features = rows[order], features if (order[1:] > order[:-1]).all() else features[order]
+        if self.done[rows].any() or (rows[1:] == rows[:-1]).any():
+            raise ShapeError("A row is written twice.")
         stored = _check_values(features, np.dtype(self.plan.provenance.dtype), self.plan.packed_ids.take(rows))
-        content = save(
-            {"rows": rows, "features": stored},
-            metadata={"plan": self._digest, "checksum": _checksum(rows, stored)},
-        )
-        self._durable(f"part-{rows.min():012d}.safetensors", content)
+        content = part_content(rows, stored, {"plan": self._digest, "checksum": _checksum(rows, stored)})
+        self._durable(f"part-{rows.min():012d}.safetensors", *content)
         self.done[rows] = True
 
     def skip(self, row: int, reason: str) -> None:
@@ -195,6 +189,7 @@ class PartsWriter:
         kept = np.ones(self.done.size, dtype=bool)
         kept[list(self._skipped)] = False
         rows = np.flatnonzero(kept)
+        parts = [Part.of(part) for part in self._parts()]
         temporary = self.folder / f"assembled.h5{TEMPORARY}"
 
         with _disk_errors(self.path):
@@ -206,7 +201,8 @@ class PartsWriter:
                 sample_ids=self.plan.packed_ids.take(rows),
                 skipped=tuple((self.plan.sample_ids[row], self._skipped[row]) for row in sorted(self._skipped)),
                 dim=self.plan.dim,
-                fill=assemble([Part.of(part) for part in self._parts()], rows),
+                fill=assemble(parts, rows),
+                ordered=in_order(parts),
             )
             _flush(temporary)
             temporary.replace(self.path)
@@ -272,12 +268,12 @@ class PartsWriter:
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.safetensors"))
 
-    def _durable(self, name: str, content: bytes) -> None:
+    def _durable(self, name: str, *content: Any) -> None:
         final, temporary = self.folder / name, self.folder / f"{name}{TEMPORARY}"
         with _disk_errors(self.path):
             try:
                 with temporary.open("wb") as file:
-                    file.write(content)
+                    file.writelines(content)
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(final)
@@ -332,7 +328,7 @@ def _check_values(features: NDArray[Any], dtype: np.dtype[Any], names: Sequence[
         Naming the sample.
     """
     with np.errstate(over="ignore"):
-        stored = features.astype(dtype)
+        stored = features.astype(dtype, copy=False)
     if all_finite(stored):
         return stored
     bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))

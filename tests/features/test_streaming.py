@@ -13,11 +13,12 @@ import xxhash
 from helpers import features_of, make_plan, write_store_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from grobust.errors import ShapeError, StoreCorruptError, StoreIncompleteError
 from grobust.features import _hdf5, _sample_ids
-from grobust.features._assembly import Part, assemble
+from grobust.features._assembly import Part, assemble, in_order, part_content
 from grobust.features._read_ahead import read_ahead
 from grobust.features._sample_ids import SampleIds
 from grobust.features.parts import PartsWriter, StorePlan
@@ -40,6 +41,7 @@ def test_packed_names_behave_as_a_tuple(names: list[str]) -> None:
     assert all(name in packed for name in plain)
     assert "not there, I hope" not in packed
     assert packed != (*plain, "one more")
+    assert b"".join(packed.joined()) == "\0".join(plain).encode()
     rows = np.arange(len(plain))[::-1]
     assert packed.take(rows) == plain[::-1]
     assert SampleIds.of(packed) is packed
@@ -73,14 +75,16 @@ def test_the_identity_of_a_plan_is_what_it_was(monkeypatch: pytest.MonkeyPatch) 
     expected = xxhash.xxh3_128(plan.groups.ids.tobytes() + plan.split.tobytes())
     expected.update("\0".join((*plan.groups.names, *plan.sample_ids)).encode())
     for chunk in (1, 7, 30, 100):
-        monkeypatch.setattr("grobust.features.parts.HASHED_NAMES", chunk)
+        monkeypatch.setattr(_sample_ids, "CHUNK", chunk)
         assert plan.identity()["rows"] == expected.hexdigest()
 
 
 @settings(max_examples=25)
-@given(st.integers(1, 60), st.integers(1, 7), st.integers(1, 9), st.integers(0, 2**32 - 1), st.booleans())
+@given(
+    st.integers(1, 60), st.integers(1, 7), st.integers(1, 9), st.integers(0, 2**32 - 1), st.booleans(), st.booleans()
+)
 def test_windows_of_scattered_parts_make_the_same_file(
-    n: int, n_parts: int, window_rows: int, seed: int, old: bool
+    n: int, n_parts: int, window_rows: int, seed: int, old: bool, apart: bool
 ) -> None:
     """Against a fancy assignment of the whole; rows are skipped, parts in disorder as earlier versions wrote them."""
     plan, rng = make_plan(n, dtype="float16"), np.random.default_rng(seed)
@@ -90,10 +94,14 @@ def test_windows_of_scattered_parts_make_the_same_file(
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(_hdf5, "BLOCK_BYTES", 10 * window_rows)
         patch.setattr(_hdf5, "WINDOW_BYTES", 20 * window_rows)
+        patch.setattr(_hdf5, "ORDERED_WINDOW_BYTES", 10 * window_rows)
         path = Path(folder) / "f.h5"
+        if apart:
+            rows = np.sort(rows)
         with PartsWriter(path, plan) as writer:
-            for part in (p for p in np.array_split(rows, n_parts) if p.size):
+            for part in (rng.permutation(p) for p in np.array_split(rows, n_parts) if p.size):
                 writer.write(part, features[part])
+            assert not apart or in_order([Part.of(file) for file in parts_folder(path).glob("part-*")])
             for row in skipped.tolist():
                 writer.skip(row, "broken")
             for file in parts_folder(path).glob("part-*") if old else ():
@@ -108,6 +116,23 @@ def test_windows_of_scattered_parts_make_the_same_file(
         assert store.sample_ids == tuple(plan.sample_ids[i] for i in kept)
         assert store.groups.ids.tolist() == plan.groups.ids[kept].tolist()
         assert sorted(name for name, _ in store.skipped) == sorted(plan.sample_ids[i] for i in skipped)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_part_files_are_safetensors_files(tmp_path: Path, dtype: str) -> None:
+    rows, features = np.array([3, 5, 8]), features_of(make_plan(3)).astype(dtype)
+    for metadata in ({"plan": "x"}, {"plan": "é" * 3, "checksum": "1"}):
+        path = tmp_path / "part.safetensors"
+        path.write_bytes(b"".join(part_content(rows, features, metadata)))
+        read = load_file(path)
+        np.testing.assert_array_equal(read["rows"], rows)
+        np.testing.assert_array_equal(read["features"], features)
+        assert read["features"].dtype == dtype
+        with safe_open(path, framework="numpy") as file:
+            assert file.metadata() == metadata
+        found, values = Part.of(path).between(4, 8)
+        assert found.tolist() == [5, 8]
+        np.testing.assert_array_equal(values, features[1:])
 
 
 def test_windows_that_the_parts_do_not_fill_are_an_error(tmp_path: Path) -> None:
