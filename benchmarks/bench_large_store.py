@@ -1,7 +1,7 @@
 """A store of twenty million rows, written, verified, probed and analysed, each in a process of its own.
 
 Rows are simulated, and scattered over the parts as they are where texts were sorted by length. Peak memory is the
-kernel's count for the whole process (VmHWM), mapped pages of the file included, and must stay below 8 GiB; in those rows
+kernel's count for the whole process (VmHWM), mapped pages included, and must stay below 8 GiB; in those rows
 `ours` and `peer` are GiB. In the others they are seconds, and the peer is one sequential read of the store's features.
 The features have known means and a known covariance in every group, which the answers are compared with.
 
