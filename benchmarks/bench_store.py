@@ -91,7 +91,7 @@ def _dtype(folder: Path, n: int, dim: int, dtype: str, peers: list[Format]) -> l
     rows = []
     for peer in peers:
         with _peer_file(folder, peer) as file:
-            times = [seconds(lambda file=file, peer=peer: peer.write(file, data)) for _ in range(min(2, peer.pairs))]  # type: ignore[misc]
+            times = [seconds(lambda file=file, peer=peer: peer.write(file, data)) for _ in range(min(2, peer.pairs))]
             theirs = times[-1]
             rows.append(Row(f"write, {rate}", ours, f"{peer.name}, on disk", theirs, theirs / ours, 1, "same rows"))
             if peer is not DISK:

@@ -16,31 +16,31 @@ from grobust.errors import StoreIncompleteError
 __all__ = ["Part", "assemble", "in_order", "part_content"]
 
 # As safetensors names them.
-DTYPES = {"float16": "F16", "float32": "F32"}
+DTYPES = {"float16": "F16", "float32": "F32", "int64": "I64"}
+NAMES = {letters: name for name, letters in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part file and the least and largest row number in it."""
+    """A part file, the least and largest row number in it, and whether its rows ascend."""
 
     path: Path
     first: int
     last: int
+    ascending: bool
 
     @classmethod
     def of(cls, path: Path) -> "Part":
         """Look at the rows of a part file."""
         with safe_open(path, framework="numpy") as file:
             rows = file.get_tensor("rows")
-        return cls(path, int(rows.min()), int(rows.max()))
+        return cls(path, int(rows.min()), int(rows.max()), bool((rows[1:] > rows[:-1]).all()))
 
     def between(self, low: int, high: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Row numbers, ascending, from `low` to `high`, and their features, mapped where the part is in order, as
-        those that are written now are."""
-        with safe_open(self.path, framework="numpy") as file:
-            rows = file.get_tensor("rows")
-        features = _mapped(self.path, rows.size)
-        if (rows[1:] > rows[:-1]).all():
+        """Row numbers, ascending, from `low` to `high`, and their features, mapped where the part's rows ascend, as
+        those that are written now do."""
+        rows, features = _mapped(self.path)
+        if self.ascending:
             start, stop = np.searchsorted(rows, (low, high + 1)).tolist()
             return rows[start:stop], features[start:stop]
         order = np.argsort(rows, kind="stable")
@@ -55,7 +55,7 @@ def part_content(rows: NDArray[Any], features: NDArray[Any], metadata: dict[str,
     end = rows.nbytes + features.nbytes
     header: dict[str, Any] = {
         "__metadata__": metadata,
-        "rows": {"dtype": "I64", "shape": list(rows.shape), "data_offsets": [0, rows.nbytes]},
+        "rows": {"dtype": DTYPES["int64"], "shape": list(rows.shape), "data_offsets": [0, rows.nbytes]},
         "features": {
             "dtype": DTYPES[features.dtype.name], "shape": list(features.shape), "data_offsets": [rows.nbytes, end]
         },
@@ -66,15 +66,17 @@ def part_content(rows: NDArray[Any], features: NDArray[Any], metadata: dict[str,
     return [len(text).to_bytes(8, "little") + text, rows.data, features.data]
 
 
-def _mapped(path: Path, n: int) -> NDArray[Any]:
-    """(n, d) features of a part file whose header `safe_open` has accepted, without a copy."""
+def _mapped(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Rows (b) and features (b, d) of a part file whose header `safe_open` has accepted, without a copy."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        features = json.loads(file.read(size))["features"]
-    dtype = {letters: name for name, letters in DTYPES.items()}[features["dtype"]]
-    offset = 8 + size + int(features["data_offsets"][0])
-    mapped = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(n, int(features["shape"][1])))
-    return np.asarray(mapped)
+        header = json.loads(file.read(size))
+    found = np.memmap(path, dtype=np.uint8, mode="r")
+    tensors = []
+    for name in ("rows", "features"):
+        start, stop = (8 + size + int(offset) for offset in header[name]["data_offsets"])
+        tensors.append(np.asarray(found[start:stop]).view(NAMES[header[name]["dtype"]]).reshape(header[name]["shape"]))
+    return tensors[0], tensors[1]
 
 
 def in_order(parts: Sequence[Part]) -> bool:
@@ -107,7 +109,8 @@ def assemble(parts: Sequence[Part], kept: NDArray[Any]) -> Callable[[int, int, N
             rows, values = part.between(low, high)
             if rows.size == 0:
                 continue
-            target = np.searchsorted(wanted, rows)
+            # Where no row between is left out, places are differences.
+            target = rows - low if high - low == wanted.size - 1 else np.searchsorted(wanted, rows)
             first, last = int(target[0]), int(target[-1])
             if last - first == rows.size - 1:
                 out[first : last + 1] = values
