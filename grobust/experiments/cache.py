@@ -10,8 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from grobust.errors import ConfigError, StoreError
-from grobust.experiments.gathered import gather_runs
+from grobust.errors import ConfigError, DataError, StoreError
+from grobust.experiments.gathered import DEFAULT_NAME
+from grobust.experiments.records import read_records
 from grobust.features._schema import Provenance
 from grobust.features.cache import (
     DAMAGED,
@@ -285,13 +286,22 @@ def _entries(root: Path, records: Sequence[Path]) -> Iterable[CacheEntry]:
 def _with_uses(stores: Sequence[StoredFile], records: Sequence[Path]) -> Iterator[CacheEntry]:
     """Stores with the records that name what made them, or their path: either makes a use."""
     by_key: dict[str, list[Use]] = {}
-    for record in gather_runs(records)[0] if records else ():
+    # All records, repeated runs included: two that say the same may have read stores at different places.
+    for record in _read_all(records):
         use = Use(str(record.get("command")), str(record.get("time")), record.get("seed"))
         for key in set(_keys(record, [file.parent if file.is_file() else file for file in records])):
             by_key.setdefault(key, []).append(use)
     for stored in stores:
         keys = {str(stored.path.resolve()), *([_key(stored.identity)] if stored.identity else [])}
         yield CacheEntry(stored, tuple(dict.fromkeys(use for key in sorted(keys) for use in by_key.get(key, ()))))
+
+
+def _read_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    files = [path / DEFAULT_NAME if path.is_dir() else path for path in paths]
+    found = [record for file in dict.fromkeys(files) for record in read_records(file)]
+    if paths and not found:
+        raise DataError(f"{', '.join(map(str, files))}: no run is recorded there, so every store would seem unused.")
+    return found
 
 
 def _keys(value: Any, folders: Sequence[Path]) -> Iterator[str]:

@@ -117,6 +117,8 @@ def test_uses_are_found_by_what_made_a_store_and_by_its_path(folder: Path) -> No
     append_records(records, [record_of(folder / "old.h5"), record_of(folder / "old.h5", time="2020-01-02T00:00:00")])
     by_path = record_of(folder / "old.h5", path="below/older")
     append_records(records, [Record(**{**asdict(by_path), "provenance": {}, "config": {"store": "new.h5"}})])
+    # The same run on a store that lies elsewhere: recorded runs are not told apart by their stores elsewhere.
+    append_records(records, [Record(**{**asdict(by_path), "provenance": {}, "config": {"store": "no.h5"}})])
     uses = {Path(s["path"]).name: len(s["uses"]) for s in answer("ls", folder, "--records", records)["stores"]}
     assert uses == {"begun.h5.parts": 0, "older": 0, "new.h5": 1, "old.h5": 1}
     info = answer("info", "old.h5", "--folder", folder, "--records", folder)
@@ -194,6 +196,8 @@ def test_max_size_takes_the_longest_unused_and_stops_at_once(ages: list[int], sh
 def test_a_condition_is_needed_and_records_must_be_there(folder: Path) -> None:
     assert "which stores may go" in run("cache", "gc", folder, "--delete", code=2)
     assert "No records" in run("cache", "gc", folder, "--unused-by", folder / "no.jsonl", "--delete", code=2)
+    (folder / "empty.jsonl").touch()
+    assert "every store would seem unused" in run("cache", "gc", folder, "--unused-by", folder / "empty.jsonl", code=2)
     assert "such as 30d" in run("cache", "gc", folder, "--older-than", "30", code=2)
     assert "such as 2GiB" in run("cache", "gc", folder, "--max-size", "much", code=2)
     with pytest.raises(ConfigError, match="negative"):
