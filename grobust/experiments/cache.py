@@ -15,10 +15,7 @@ from grobust.experiments.gathered import DEFAULT_NAME
 from grobust.experiments.records import read_records
 from grobust.features._schema import Provenance
 from grobust.features.cache import (
-    DAMAGED,
-    FINISHED,
-    UNFINISHED,
-    UNREADABLE,
+    State,
     StoredFile,
     cache_folder,
     list_stores,
@@ -149,7 +146,9 @@ class CacheReport:
     @property
     def sound(self) -> bool:
         """Whether no store was found damaged."""
-        return not any(entry.problem or entry.stored.state in (DAMAGED, UNREADABLE) for entry in self.entries)
+        return not any(
+            entry.problem or entry.stored.state in (State.DAMAGED, State.UNREADABLE) for entry in self.entries
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -221,7 +220,7 @@ def run_cache_verify(config: CacheConfig, *, on_progress: Callable[[str, int, in
     entries = []
     for entry in _entries(config.root, config.records):
         problem = ""
-        if entry.stored.state == FINISHED:
+        if entry.stored.state == State.FINISHED:
             try:
                 with FeatureStore(entry.stored.path) as store:
                     store.verify(_named(on_progress, entry.stored.path.name))
@@ -266,11 +265,11 @@ def run_cache_collect(config: CollectConfig) -> CollectReport:
 
 def _may_go(config: CollectConfig, entry: CacheEntry) -> bool:
     stored, age = entry.stored, time.time() - entry.last_needed
-    if stored.state == UNREADABLE:
+    if stored.state == State.UNREADABLE:
         return False
     if any(fnmatch.fnmatch(stored.path.name, kept) or _same(stored.path, kept) for kept in config.keep):
         return False
-    if stored.state == UNFINISHED and time.time() - stored.modified < UNFINISHED_SECONDS:
+    if stored.state == State.UNFINISHED and time.time() - stored.modified < UNFINISHED_SECONDS:
         return False
     return (config.older_than is None or age >= config.older_than) and not (config.unused_by and entry.uses)
 

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import xxhash
@@ -22,7 +23,17 @@ from grobust.features._schema import Provenance
 from grobust.features.store import parts_folder
 from grobust.typing import PathLike
 
-__all__ = ["CACHE_VARIABLE", "State", "StoredFile", "cache_folder", "cached_path", "list_stores", "remove_store"]
+__all__ = [
+    "CACHE_VARIABLE",
+    "State",
+    "StoredFile",
+    "cache_folder",
+    "cached_path",
+    "list_stores",
+    "remove_store",
+    "stored_file",
+    "writing_refused",
+]
 
 CACHE_VARIABLE = "GROBUST_CACHE"
 PARTS_SUFFIX = ".parts"
@@ -34,8 +45,14 @@ PLAN_FIELDS = {"backbone", "weights_digest", "dataset", "dataset_digest", "rows"
 NAME_CHARACTERS = 40
 DIGEST_CHARACTERS = 16
 
-State = str
-FINISHED, UNFINISHED, DAMAGED, UNREADABLE = "finished", "unfinished", "damaged", "unreadable"
+
+class State(StrEnum):
+    """What a file or folder is that may be a store."""
+
+    FINISHED = "finished"
+    UNFINISHED = "unfinished"
+    DAMAGED = "damaged"
+    UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -124,14 +141,14 @@ def _finished(path: Path, status: os.stat_result) -> StoredFile | None:
     try:
         header = read_header(path)
     except StoreError as error:
-        state = UNREADABLE if isinstance(error, StoreIncompleteError) else DAMAGED
+        state = State.UNREADABLE if isinstance(error, StoreIncompleteError) else State.DAMAGED
         return StoredFile(path, state, status.st_size, status.st_mtime, {}, None, None, "", str(error), status.st_ino)
     if header is None:
         return None
     identity = Provenance(**header["provenance"]).identity()
     return StoredFile(
-        path, FINISHED, status.st_size, status.st_mtime, identity, header["n"], header["dim"], header["dtype"], "",
-        status.st_ino,
+        path, State.FINISHED, status.st_size, status.st_mtime, identity, header["n"], header["dim"], header["dtype"],
+        "", status.st_ino,
     )  # fmt: skip
 
 
@@ -146,8 +163,8 @@ def _unfinished(path: Path, status: os.stat_result) -> StoredFile | None:
     identity = {k: str(v) for k, v in plan.items() if k not in ("rows", "dim", "format_version")}
     identity = {k: v for k, v in identity.items() if not k.startswith("versions.")}
     return StoredFile(
-        path, UNFINISHED, sum(file.st_size for file in files), max(file.st_mtime for file in files), identity, None,
-        int(plan["dim"]), identity.get("dtype", ""), "", status.st_ino,
+        path, State.UNFINISHED, sum(file.st_size for file in files), max(file.st_mtime for file in files), identity,
+        None, int(plan["dim"]), identity.get("dtype", ""), "", status.st_ino,
     )  # fmt: skip
 
 
@@ -165,9 +182,9 @@ def remove_store(stored: StoredFile) -> None:
         now = stored_file(stored.path)
         if now is None or (now.file_number, now.state, now.size) != (stored.file_number, stored.state, stored.size):
             raise StoreError(f"{stored.path} has changed since it was listed; it stays. List it again.")
-        if stored.state == UNREADABLE:
+        if stored.state == State.UNREADABLE:
             raise StoreError(f"{stored.path} may be no store; it stays.")
-        if stored.state != UNFINISHED:
+        if stored.state != State.UNFINISHED:
             stored.path.unlink()
             return
         files = list(stored.path.iterdir())
@@ -189,7 +206,7 @@ def writing_refused(stored: StoredFile) -> Iterator[None]:
     StoreLockedError
         If one of them is at work.
     """
-    folder = stored.path if stored.state == UNFINISHED else parts_folder(stored.path)
+    folder = stored.path if stored.state == State.UNFINISHED else parts_folder(stored.path)
     with ExitStack() as held:
         if folder.is_dir() and not folder.is_symlink():
             for file in folder.iterdir():
