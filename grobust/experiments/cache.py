@@ -93,7 +93,7 @@ class CollectConfig(CacheConfig):
 
 @dataclass(frozen=True)
 class Use:
-    """A run that read a store: its command, when it finished, its seed and the line's source."""
+    """A recorded run that read a store."""
 
     command: str
     time: str
@@ -284,15 +284,18 @@ def _entries(root: Path, records: Sequence[Path]) -> Iterable[CacheEntry]:
 
 def _with_uses(stores: Sequence[StoredFile], records: Sequence[Path]) -> Iterator[CacheEntry]:
     """Stores with the records that name what made them, or their path: either makes a use."""
-    by_key: dict[str, list[Use]] = {}
     # All records, repeated runs included: two that say the same may have read stores at different places.
+    uses: list[Use] = []
+    by_key: dict[str, set[int]] = {}
     for record in _read_all(records):
-        use = Use(str(record.get("command")), str(record.get("time")), record.get("seed"))
-        for key in set(_keys(record, [file.parent if file.is_file() else file for file in records])):
-            by_key.setdefault(key, []).append(use)
+        for key in _keys(record, [file.parent if file.is_file() else file for file in records]):
+            by_key.setdefault(key, set()).add(len(uses))
+        uses.append(Use(str(record.get("command")), str(record.get("time")), record.get("seed")))
     for stored in stores:
-        keys = {str(stored.path.resolve()), *([_key(stored.identity)] if stored.identity else [])}
-        yield CacheEntry(stored, tuple(dict.fromkeys(use for key in sorted(keys) for use in by_key.get(key, ()))))
+        found = by_key.get(str(stored.path.resolve()), set())
+        if stored.identity:
+            found = found | by_key.get(_key(stored.identity), set())
+        yield CacheEntry(stored, tuple(uses[i] for i in sorted(found)))
 
 
 def _read_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
