@@ -9,9 +9,11 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports from earlier rows and from its own package.
 ROWS = (
     ("errors", "typing", "ledger"),
-    ("settings", "arrays", "threads", "interrupts", "ray_cluster", "child_processes", "features.widen"),
+    ("settings", "arrays", "threads", "interrupts", "ray_cluster", "child_processes", "features.widen",
+     "features._read_ahead", "features._sample_ids"),
     ("device", "groups"),
-    ("features._schema", "features._hdf5", "features._view", "features.store", "features.parts",
+    ("features._schema", "features._hdf5", "features._view", "features.store", "features._assembly", "features.parts",
+     "features.cache",
      "metrics", "balancing", "held_out", "spectrum"),
     ("probe",),
     ("selection",),
@@ -100,6 +102,7 @@ EXCEPTIONS = {
     ("models.backbone", "data.dataset"),
     ("models.packaged", "data.packaged_files"),
     ("features.parts", "features.store"),
+    ("features.cache", "features.store"),
 }
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "byte_size",
     "columns",
     "criteria",
+    "duration",
     "floats",
     "ints",
     "methods",
@@ -38,6 +39,7 @@ __all__ = [
 LARGEST_RANGE = 10_000
 UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)},
          **{f"{p}IB": 1024**i for i, p in enumerate("KMGT", 1)}}  # fmt: skip
+SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
 class Device(StrEnum):
@@ -158,6 +160,17 @@ def byte_size(text: str, option: str) -> int:
     if not (match and unit):
         raise ConfigError(f"{option}: expected a size such as 2GiB, 500MB or 1073741824; got {text!r}.")
     return int(float(match[1]) * unit)
+
+
+def duration(text: str, option: str) -> float:
+    """Seconds of an age such as ``30d``, ``12h`` or ``2w``."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z])\s*", text)
+    unit = match and SECONDS.get(match[2].lower())
+    if not (match and unit):
+        raise ConfigError(
+            f"{option}: expected an age in weeks, days, hours or minutes, such as 30d or 12h; got {text!r}."
+        )
+    return float(match[1]) * unit
 
 
 def pairs(texts: Sequence[str], option: str, example: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import typer
 from grobust.errors import ConfigError
 from grobust_cli._extract_tables import show_profile
 from grobust_cli._options import Columns, DataDir, Device, DeviceOption, Json, columns
-from grobust_cli._output import note, progress_bar, show_json
+from grobust_cli._output import note, progress_bar, show_json, show_text
 
 __all__ = ["extract"]
 
@@ -29,7 +29,14 @@ def extract(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Feature store to write.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Feature store to write. Default: a name made of data set, backbone and every setting in the cache "
+            "folder ($GROBUST_CACHE, else ~/.cache/grobust), printed on stdout; the same request finds it again.",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: DataDir = None,
     column: Columns = None,
     split: Annotated[
@@ -122,6 +129,9 @@ def extract(
 
     - `grobust extract --dataset digits --backbone packaged:efficientnet_lite0 --out f.h5`
 
+    - `grobust probe $(grobust extract --dataset digits --backbone packaged:efficientnet_lite0)`: extracted once,
+      found again in the cache
+
     - `grobust extract --dataset metadata_csv --data-dir birds --column label=species --column attribute=place
       --backbone timm:convnextv2_nano.fcmae_ft_in1k --out birds.h5`
 
@@ -193,6 +203,8 @@ def extract(
             show_profile(made[0])
         else:
             note("nothing ran, so there is no profile")
+    if out is None:
+        show_text("".join(f"{result.path}\n" for result in report.results))
 
 
 def _rows(text: str) -> int | None:

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from grobust import __version__
 from grobust.errors import GrobustError
 from grobust_cli import (
+    cache,
     compare,
     data,
     demo,
@@ -85,6 +86,7 @@ app.command("report")(report.report)
 app.command("info")(info.info)
 app.command("verify")(info.verify)
 app.add_typer(data.app, name="data")
+app.add_typer(cache.app, name="cache")
 
 
 def _version(value: bool) -> None:

@@ -41,7 +41,7 @@ class ExtractConfig:
     ----------
     dataset : name in the catalog, such as ``tweets`` or ``digits:celeba``
     backbone : spec string, ``source:name[@weights]``
-    out : feature store to write
+    out : feature store to write; None for a name of its own in the cache folder, see `grobust.features.cache`
     data_dir : folder of a data set, or address of one, see `grobust.data.places`
     columns : column names of `metadata_csv`, ``label=y`` and the like
     split : rule that splits anew, see `grobust.data.resplit`; None for the splits as they are
@@ -62,7 +62,7 @@ class ExtractConfig:
 
     dataset: str
     backbone: str
-    out: Path
+    out: Path | None = None
     data_dir: Path | None = None
     columns: dict[str, str] = field(default_factory=dict)
     split: str | None = None

@@ -84,10 +84,10 @@ def run_demo(config: DemoConfig, *, on_progress: Callable[[str, Progress], None]
     config.out.mkdir(parents=True, exist_ok=True)
     records = config.out / "records.jsonl"
     records.unlink(missing_ok=True)
-    probes, spectra = [], []
+    probes, spectra, stores = [], [], []
     for extraction in extractions:
-        _extract(extraction, on_progress)
-        store = extraction.out
+        store = _extract(extraction, on_progress)
+        stores.append(store)
         probes.append(
             run_probe(
                 ProbeConfig(
@@ -109,8 +109,8 @@ def run_demo(config: DemoConfig, *, on_progress: Callable[[str, Progress], None]
     page = run_report(
         ReportConfig(
             records=(records,), out=config.out / "report.html", title="grobust demo",
-            stores=tuple(e.out for e in extractions), datasets=tuple(e.dataset for e in extractions),
-            heads=tuple(e.out.with_suffix(".safetensors") for e in extractions),
+            stores=tuple(stores), datasets=tuple(e.dataset for e in extractions),
+            heads=tuple(store.with_suffix(".safetensors") for store in stores),
         )
     )  # fmt: skip
     return DemoReport(config, tuple(probes), tuple(spectra), records, figures, page.out)
@@ -130,8 +130,9 @@ def draw(records: Path, out: Path) -> tuple[Path, ...]:
     )
 
 
-def _extract(config: ExtractConfig, on_progress: Callable[[str, Progress], None] | None) -> None:
-    run_extract(config, on_progress=None if on_progress is None else lambda p: on_progress(config.dataset, p))
+def _extract(config: ExtractConfig, on_progress: Callable[[str, Progress], None] | None) -> Path:
+    report = run_extract(config, on_progress=None if on_progress is None else lambda p: on_progress(config.dataset, p))
+    return report.result.path
 
 
 def _group_spectrum(record: dict[str, Any], group: dict[str, Any]) -> GroupSpectrum:

@@ -16,6 +16,7 @@ from grobust.errors import ConfigError, DeviceError
 from grobust.experiments.config import ExtractConfig, plain
 from grobust.experiments.crew_config import EngineName, gpu_numbers
 from grobust.features.batch_size import earlier_batch_size, find_batch_size
+from grobust.features.cache import cached_path
 from grobust.features.extract import (
     Crew,
     ExtractResult,
@@ -24,6 +25,7 @@ from grobust.features.extract import (
     Precision,
     Progress,
     extract_together,
+    provenance_of,
 )
 from grobust.features.parallel.local import ProcessCrew
 from grobust.models.backbone import Backbone, Pool
@@ -106,11 +108,14 @@ def _run(
         max_tokens=config.max_tokens,
         image_size=config.image_size,
     )
-    paths = store_paths(config.out, backbones)
     told: tuple[str, ...] = ()
-    if config.batch_size is None:
-        settings = replace(settings, batch_size=_batch_size(config, crew, dataset, backbones, settings, paths))
-        told = (f"batch size {settings.batch_size}",)
+    if config.out is None:
+        paths = _cached_paths(config, dataset, backbones, settings)
+    else:
+        paths = store_paths(config.out, backbones)
+        if config.batch_size is None:
+            settings = replace(settings, batch_size=_batch_size(config, crew, dataset, backbones, settings, paths))
+            told = (f"batch size {settings.batch_size}",)
     results = extract_together(
         dataset,
         backbones,
@@ -130,6 +135,17 @@ def store_paths(out: Path, backbones: Sequence[Backbone]) -> list[Path]:
     if len(backbones) == 1:
         return [out]
     return [out.with_name(f"{out.stem}.{output_name(backbone)}{out.suffix}") for backbone in backbones]
+
+
+def _cached_paths(
+    config: ExtractConfig, dataset: GroupedDataset, backbones: Sequence[Backbone], settings: ExtractSettings
+) -> list[Path]:
+    if config.batch_size is None:
+        raise ConfigError(
+            "A store's name in the cache is made of its batch size, and --batch-size auto may find another one next "
+            "time. Give a number, or --out."
+        )
+    return [cached_path(provenance_of(dataset, backbone, settings)) for backbone in backbones]
 
 
 def _batch_size(

@@ -13,17 +13,26 @@ import xxhash
 from numpy.typing import NDArray
 
 from grobust.errors import StoreCorruptError, StoreError, StoreIncompleteError
+from grobust.features._sample_ids import SampleIds
 from grobust.features._schema import FORMAT_TYPE, FORMAT_VERSION, Provenance
 from grobust.groups import Groups
 
-__all__ = ["Metadata", "read_metadata", "write_store"]
+__all__ = ["Metadata", "read_header", "read_metadata", "write_store"]
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DATASET_TYPE = "grobust-dataset"
 BLOCK_BYTES = 4 << 20
+# Rows are put in order in memory by this much where they come from all over the parts, and by less where they come one
+# part after the other; larger stores are written window after window.
+WINDOW_BYTES = 256 << 20
+ORDERED_WINDOW_BYTES = 16 << 20
 FEATURE_DTYPES = ("float16", "float32")
 METADATA = ("labels", "attributes", "split", "sample_ids", "skipped_ids", "skipped_reasons", "checksums")
 
-RowFiller = Callable[[NDArray[Any]], None]
+# Metadata below this are read at once.
+MAPPED_BYTES = 1 << 20
+
+RowFiller = Callable[[int, int, NDArray[Any]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +45,7 @@ class Metadata:
     dtype: np.dtype[Any]
     groups: Groups
     split: NDArray[Any]
-    sample_ids: tuple[str, ...]
+    sample_ids: SampleIds
     skipped: tuple[tuple[str, str], ...]
     block_rows: int
     checksums: NDArray[Any]
@@ -49,15 +58,17 @@ def write_store(
     provenance: Provenance,
     groups: Groups,
     split: NDArray[Any],
-    sample_ids: tuple[str, ...],
+    sample_ids: SampleIds,
     skipped: tuple[tuple[str, str], ...],
     dim: int,
     fill: RowFiller,
+    ordered: bool = False,
 ) -> None:
     """Write a store to `path` (a temporary name: the caller flushes and renames).
 
-    `fill` is called once with the (n, d) features, mapped into the file, and sets every row. Space is reserved before,
-    so that a full disk is an `OSError` and never a fault on a mapped page.
+    ``fill(start, stop, out)`` sets all rows of `out` to the features of the rows from `start` to `stop`; windows follow
+    each other from the first row to the last, so that a store larger than memory is written front to back, once.
+    Space is reserved before, so that a full disk is found before the work. `ordered`: that small windows do.
     """
     n, dtype = len(groups), np.dtype(provenance.dtype)
     block_rows = max(1, BLOCK_BYTES // (dim * dtype.itemsize))
@@ -66,27 +77,14 @@ def write_store(
         features = _contiguous(file, "features", (n, dim), dtype)
         file.flush()
         offset = features.id.get_offset()
-    if n:
-        size = offset + n * dim * dtype.itemsize
-        with path.open("r+b") as raw:
-            os.posix_fallocate(raw.fileno(), 0, size)
-        mapped = np.memmap(path, dtype=dtype, mode="r+", offset=offset, shape=(n, dim))
-        fill(mapped)
-        mapped.flush()
-        checksums = [
-            xxhash.xxh3_64_intdigest(np.asarray(mapped[start : start + block_rows]).data)
-            for start in range(0, n, block_rows)
-        ]
-        del mapped
-    else:
-        checksums = []
+    checksums = [] if n == 0 else _write_features(path, offset, (n, dim), dtype, block_rows, fill, ordered)
     datasets: dict[str, NDArray[Any]] = {
         "labels": groups.labels.astype(np.int64),
         "attributes": groups.attributes.astype(np.int64),
         "split": split.astype(np.int8),
-        "sample_ids": _encode(sample_ids),
-        "skipped_ids": _encode(tuple(name for name, _ in skipped)),
-        "skipped_reasons": _encode(tuple(reason for _, reason in skipped)),
+        "sample_ids": sample_ids.packed,
+        "skipped_ids": SampleIds.of(name for name, _ in skipped).packed,
+        "skipped_reasons": SampleIds.of(reason.replace("\0", "") for _, reason in skipped).packed,
         "checksums": np.array(checksums, dtype=np.uint64),
     }
     header = json.dumps(
@@ -128,13 +126,32 @@ def _contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dt
     return dataset
 
 
-def _encode(texts: tuple[str, ...]) -> NDArray[Any]:
-    encoded = [text.encode() for text in texts]
-    return np.array(encoded, dtype=f"S{max((len(e) for e in encoded), default=1) or 1}")
-
-
-def _decode(values: NDArray[Any]) -> tuple[str, ...]:
-    return tuple(value.decode() for value in values.tolist())
+def _write_features(
+    path: Path,
+    offset: int,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    block_rows: int,
+    fill: RowFiller,
+    ordered: bool,
+) -> list[int]:
+    """Write windows of rows one after the other; the checksums of all blocks."""
+    n, dim = shape
+    window_bytes = ORDERED_WINDOW_BYTES if ordered else WINDOW_BYTES
+    window_rows = block_rows * max(1, window_bytes // (block_rows * dim * dtype.itemsize))
+    window = np.empty((min(window_rows, n), dim), dtype)
+    checksums = []
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, offset + n * dim * dtype.itemsize)
+        file.seek(offset)
+        for start in range(0, n, window_rows):
+            rows = window[: min(window_rows, n - start)]
+            fill(start, start + len(rows), rows)
+            file.write(rows.data)
+            checksums += [
+                xxhash.xxh3_64_intdigest(rows[i : i + block_rows].data) for i in range(0, len(rows), block_rows)
+            ]
+    return checksums
 
 
 def _digest(header: bytes, datasets: dict[str, NDArray[Any]]) -> str:
@@ -142,8 +159,40 @@ def _digest(header: bytes, datasets: dict[str, NDArray[Any]]) -> str:
     for name in METADATA:
         values = datasets[name]
         state.update(f"{name} {values.dtype} {values.shape}".encode())
-        state.update(np.ascontiguousarray(values).tobytes())
+        if values.size:
+            state.update(np.ascontiguousarray(values).view(np.uint8).data)
     return str(state.hexdigest())
+
+
+def read_header(path: Path) -> dict[str, Any] | None:
+    """The header of a store: n, dim, dtype and provenance, read alone and unchecked; None for any file that does not
+    say that it is a feature store.
+
+    Raises
+    ------
+    StoreIncompleteError
+        If it is an HDF5 file that cannot be opened, so that what it is cannot be known.
+    StoreCorruptError, StoreError
+        If it is a store whose header cannot be read, or of an unknown version.
+    """
+    with path.open("rb") as raw:
+        if raw.read(len(SIGNATURE)) != SIGNATURE:
+            return None
+    ours = False
+    try:
+        with h5py.File(path, "r") as file:
+            ours = file.attrs.get("encoding-type") == FORMAT_TYPE
+            if not ours:
+                return None
+            _check_version(path, file)
+            fields: dict[str, Any] = json.loads(_dataset(path, file, "header")[...].tobytes())
+            Provenance(**fields["provenance"])
+            return {name: fields[name] for name in ("n", "dim", "dtype", "provenance")}
+    except StoreError:
+        raise
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        kind = StoreCorruptError if ours else StoreIncompleteError
+        raise kind(f"{path} cannot be opened: {str(error).strip()}") from None
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -167,19 +216,15 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def _read_open(path: Path, file: h5py.File) -> Metadata:
-    kind, version = file.attrs.get("encoding-type"), file.attrs.get("encoding-version")
+    kind = file.attrs.get("encoding-type")
     if kind != FORMAT_TYPE:
         raise StoreError(
             f"{path} is an HDF5 file but not a feature store: encoding-type is {kind!r}, expected {FORMAT_TYPE!r}."
         )
-    if version != FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format version {version}; this grobust reads version {FORMAT_VERSION}. "
-            "Read it with the version of grobust that wrote it, or extract again."
-        )
+    _check_version(path, file)
     datasets = {name: _dataset(path, file, name) for name in (*METADATA, "header", "features")}
     header = datasets["header"][...].tobytes()
-    small = {name: datasets[name][...] for name in METADATA}
+    small = {name: _values(path, datasets[name]) for name in METADATA}
     if _digest(header, small) != file.attrs.get("digest"):
         damaged = ", ".join(f"'{name}'" for name in ("header", *METADATA))
         raise StoreCorruptError(f"{path} is damaged: its metadata ({damaged}) differ from their digest. Extract again.")
@@ -207,12 +252,30 @@ def _read_open(path: Path, file: h5py.File) -> Metadata:
         dtype=np.dtype(fields["dtype"]),
         groups=groups,
         split=small["split"],
-        sample_ids=_decode(small["sample_ids"]),
-        skipped=tuple(zip(_decode(small["skipped_ids"]), _decode(small["skipped_reasons"]), strict=True)),
+        sample_ids=SampleIds(small["sample_ids"]),
+        skipped=tuple(zip(SampleIds(small["skipped_ids"]), SampleIds(small["skipped_reasons"]), strict=True)),
         block_rows=fields["block_rows"],
         checksums=small["checksums"],
         offset=offset,
     )
+
+
+def _check_version(path: Path, file: h5py.File) -> None:
+    version = file.attrs.get("encoding-version")
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format version {version}; this grobust reads version {FORMAT_VERSION}. "
+            "Read it with the version of grobust that wrote it, or extract again."
+        )
+
+
+def _values(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
+    """Values of a dataset; those of large ones are mapped, so that what is not looked at takes no memory."""
+    offset = dataset.id.get_offset()
+    if offset is None or dataset.nbytes < MAPPED_BYTES or offset + dataset.nbytes > path.stat().st_size:
+        values: NDArray[Any] = dataset[...]
+        return values
+    return np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
 
 
 def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:

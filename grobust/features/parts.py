@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,14 @@ import xxhash
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from grobust.errors import DataError, ShapeError, StoreError, StoreIncompleteError, StoreLockedError, StoreMismatchError
+from grobust.features._assembly import Part, assemble, in_order, part_content
 from grobust.features._hdf5 import write_store
+from grobust.features._sample_ids import SampleIds
 from grobust.features._schema import FORMAT_VERSION, Provenance
 from grobust.features.store import mismatch_message, parts_folder
+from grobust.features.widen import all_finite
 from grobust.groups import Groups
 from grobust.typing import PathLike
 
@@ -46,30 +48,38 @@ class StorePlan:
     provenance : of the features to come
     groups : labels and attributes of all n rows
     split : (n) int8
-    sample_ids : n distinct names
+    sample_ids : n distinct names; kept packed
     dim : d
     """
 
     provenance: Provenance
     groups: Groups
     split: NDArray[Any]
-    sample_ids: tuple[str, ...]
+    sample_ids: Sequence[str]
     dim: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sample_ids", SampleIds.of(self.sample_ids))
         n = len(self.groups)
         if self.split.shape != (n,) or len(self.sample_ids) != n or self.dim < 1:
             raise ShapeError(
                 f"A plan of {n} rows has {len(self.sample_ids)} sample ids, split {self.split.shape}, dim {self.dim}."
             )
-        if len(set(self.sample_ids)) != n:
-            raise ShapeError("sample_ids repeat; every row needs a name of its own.")
+        if (name := self.packed_ids.repeated()) is not None:
+            raise ShapeError(f"sample_ids repeat ({name!r} does); every row needs a name of its own.")
+
+    @property
+    def packed_ids(self) -> SampleIds:
+        """The sample ids as a store keeps them."""
+        return SampleIds.of(self.sample_ids)
 
     def identity(self) -> dict[str, str]:
         """What must agree for parts to belong together; library versions count, a store of two would be a mixture."""
         rows = xxhash.xxh3_128(self.groups.ids.tobytes())
         rows.update(self.split.astype(np.int8).tobytes())
-        rows.update("\0".join((*self.groups.names, *self.sample_ids)).encode())
+        rows.update("\0".join((*self.groups.names, "")).encode())
+        for names in self.packed_ids.joined():
+            rows.update(names)
         versions = {f"versions.{k}": v for k, v in sorted(self.provenance.versions.items())}
         return self.provenance.identity() | versions | {
             "rows": rows.hexdigest(), "dim": str(self.dim), "format_version": str(FORMAT_VERSION),
@@ -160,15 +170,14 @@ class PartsWriter:
             raise ShapeError(
                 f"{rows.size} rows with features {features.shape}; expected ({rows.size}, {self.plan.dim})."
             )
-        if self.done[rows].any() or np.unique(rows).size != rows.size:
+        # Ascending rows of a part go to the store in stretches, whatever their order was.
+        order = np.argsort(rows, kind="stable")
+        rows, features = rows[order], features if (order[1:] > order[:-1]).all() else features[order]
+        if self.done[rows].any() or (rows[1:] == rows[:-1]).any():
             raise ShapeError("A row is written twice.")
-        names = [self.plan.sample_ids[row] for row in rows]
-        stored = _check_values(features, np.dtype(self.plan.provenance.dtype), names)
-        content = save(
-            {"rows": rows, "features": stored},
-            metadata={"plan": self._digest, "checksum": _checksum(rows, stored)},
-        )
-        self._durable(f"part-{rows.min():012d}.safetensors", content)
+        stored = _check_values(features, np.dtype(self.plan.provenance.dtype), self.plan.packed_ids.take(rows))
+        content = part_content(rows, stored, {"plan": self._digest, "checksum": _checksum(rows, stored)})
+        self._durable(f"part-{rows.min():012d}.safetensors", *content)
         self.done[rows] = True
 
     def skip(self, row: int, reason: str) -> None:
@@ -195,24 +204,21 @@ class PartsWriter:
             )
         kept = np.ones(self.done.size, dtype=bool)
         kept[list(self._skipped)] = False
-        position = np.cumsum(kept) - 1
+        rows = np.flatnonzero(kept)
+        parts = [Part.of(part) for part in self._parts()]
         temporary = self.folder / f"assembled.h5{TEMPORARY}"
-
-        def fill(features: NDArray[Any]) -> None:
-            for part in self._parts():
-                rows, values = _load(part)
-                features[position[rows]] = values
 
         with _disk_errors(self.path):
             write_store(
                 temporary,
                 provenance=self.plan.provenance,
-                groups=self.plan.groups.take(kept),
-                split=self.plan.split[kept],
-                sample_ids=tuple(self.plan.sample_ids[row] for row in np.flatnonzero(kept)),
+                groups=self.plan.groups.take(rows),
+                split=self.plan.split[rows],
+                sample_ids=self.plan.packed_ids.take(rows),
                 skipped=tuple((self.plan.sample_ids[row], self._skipped[row]) for row in sorted(self._skipped)),
                 dim=self.plan.dim,
-                fill=fill,
+                fill=assemble(parts, rows),
+                ordered=in_order(parts),
             )
             _flush(temporary)
             temporary.replace(self.path)
@@ -287,13 +293,13 @@ class PartsWriter:
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.safetensors"))
 
-    def _durable(self, name: str, content: bytes) -> None:
+    def _durable(self, name: str, *content: Any) -> None:
         # A name of its own: a worker that is taken for dead may still be writing the same part.
         final, temporary = self.folder / name, self.folder / f"{name}.{secrets.token_hex(4)}{TEMPORARY}"
         with _disk_errors(self.path):
             try:
                 with temporary.open("wb") as file:
-                    file.write(content)
+                    file.writelines(content)
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(final)
@@ -339,7 +345,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_values(features: NDArray[Any], dtype: np.dtype[Any], names: list[str]) -> NDArray[Any]:
+def _check_values(features: NDArray[Any], dtype: np.dtype[Any], names: Sequence[str]) -> NDArray[Any]:
     """Features converted to the stored dtype; a value that is not finite, or overflows, is an error naming its row.
 
     Raises
@@ -348,10 +354,10 @@ def _check_values(features: NDArray[Any], dtype: np.dtype[Any], names: list[str]
         Naming the sample.
     """
     with np.errstate(over="ignore"):
-        stored = features.astype(dtype)
-    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
-    if bad.size == 0:
+        stored = features.astype(dtype, copy=False)
+    if all_finite(stored):
         return stored
+    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
     row = int(bad[0])
     values = features[row]
     if np.isfinite(values).all():

@@ -23,13 +23,18 @@ from grobust.errors import (
     StoreMismatchError,
 )
 from grobust.features._hdf5 import read_metadata
+from grobust.features._read_ahead import read_ahead
+from grobust.features._sample_ids import SampleIds
 from grobust.features._schema import FORMAT_VERSION, Provenance
 from grobust.features._view import StoreView
-from grobust.features.widen import to_float32
+from grobust.features.widen import all_finite, to_float32
 from grobust.groups import Groups, Split
 from grobust.typing import PathLike
 
 __all__ = ["FeatureStore", "mismatch_message", "parts_folder"]
+
+# Blocks that a thread prepares while the caller works on one: one being made, one ready.
+READ_AHEAD = 1
 
 
 class FeatureStore:
@@ -64,7 +69,7 @@ class FeatureStore:
         self.n, self.dim, self.dtype = metadata.n, metadata.dim, metadata.dtype
         self.groups: Groups = metadata.groups
         self.split: NDArray[Any] = metadata.split
-        self.sample_ids: tuple[str, ...] = metadata.sample_ids
+        self.sample_ids: SampleIds = metadata.sample_ids
         self.skipped: tuple[tuple[str, str], ...] = metadata.skipped
         self._block_rows, self._checksums = metadata.block_rows, metadata.checksums
         self._checked = np.zeros(self._checksums.size, dtype=bool)
@@ -150,17 +155,32 @@ class FeatureStore:
     def blocks(
         self, *, split: Split | None = None, block_rows: int | None = None
     ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """Iterate in row order over (row numbers (b), features (b, d) float32), widened block by block."""
+        """Iterate in row order over (row numbers (b), features (b, d) float32), widened block by block.
+
+        A thread reads, checks and widens ahead of the caller, at most `READ_AHEAD` blocks; so memory is a few blocks,
+        whatever the store's size.
+        """
         step = block_rows or self._block_rows
-        for start in range(0, self.n, step):
-            stop = min(start + step, self.n)
-            numbers = np.arange(start, stop)
-            if split is None:
-                yield numbers, to_float32(self.read(slice(start, stop)))
-                continue
-            mask = self.split[start:stop] == split
-            if mask.any():
-                yield numbers[mask], to_float32(self.read(slice(start, stop))[mask])
+        rows = range(self.n) if split is None else self._span(split)
+        starts = range(rows.start // step * step, rows.stop, step)
+        blocks = (self._block(start, step, split) for start in starts)
+        return read_ahead((block for block in blocks if block is not None), READ_AHEAD)
+
+    def _block(self, start: int, step: int, split: Split | None) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        stop = min(start + step, self.n)
+        numbers = np.arange(start, stop)
+        if split is None:
+            return numbers, to_float32(self.read(slice(start, stop)))
+        mask = self.split[start:stop] == split
+        if not mask.any():
+            return None
+        features = self.read(slice(start, stop))
+        return (numbers, to_float32(features)) if mask.all() else (numbers[mask], to_float32(features[mask]))
+
+    def _span(self, split: Split) -> range:
+        """From the first row of a split to its last."""
+        rows = self.rows(split)
+        return range(int(rows[0]), int(rows[-1]) + 1) if rows.size else range(0)
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read every byte again and check it, whatever was checked before.
@@ -210,7 +230,8 @@ class FeatureStore:
                     f"{self.path} is damaged: dataset 'features', rows {start} to {stop - 1} differ from their "
                     "checksum.\nExtract again; grobust never returns damaged features."
                 )
-            _check_finite(self.path, data, start, self.sample_ids)
+            if not all_finite(data):
+                raise _not_finite(self.path, data, start, self.sample_ids)
             self._checked[block] = True
 
 
@@ -234,13 +255,11 @@ def _reopen(path: str, expect: Provenance | None) -> FeatureStore:
     return FeatureStore(path, expect=expect)
 
 
-def _check_finite(path: Path, data: NDArray[Any], start: int, sample_ids: tuple[str, ...]) -> None:
-    bad = np.flatnonzero(~np.isfinite(data).all(axis=1))
-    if bad.size:
-        row = start + int(bad[0])
-        raise StoreCorruptError(
-            f"{path}: dataset 'features', row {row} ({sample_ids[row]}) holds a value that is not finite."
-        )
+def _not_finite(path: Path, data: NDArray[Any], start: int, sample_ids: SampleIds) -> StoreCorruptError:
+    row = start + int(np.flatnonzero(~np.isfinite(data).all(axis=1))[0])
+    return StoreCorruptError(
+        f"{path}: dataset 'features', row {row} ({sample_ids[row]}) holds a value that is not finite."
+    )
 
 
 def _missing(path: Path) -> StoreError:
