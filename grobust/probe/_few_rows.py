@@ -20,7 +20,7 @@ from grobust.typing import Array
 __all__ = ["from_few_rows"]
 
 # Of the mean eigenvalue of the Hessian.
-UNSEEN = 2.0
+UNSEEN = 3.0
 # Features that a thread multiplies at a time.
 PIECE = 512
 

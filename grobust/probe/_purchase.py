@@ -18,7 +18,7 @@ SAMPLE_PER_FEATURE, MOST_PER_FEATURE, MOMENT_PASSES = 4, 32, 1.5
 CHEAP, PASSES_WITH = 4, 8
 # Where the preconditioner is dear, one from fewer rows than features is bought at first: for so many passes' cost, and
 # of so many rows at least.
-FEW_PASSES, FEWEST_ROWS = 2.0, 32
+FEW_PASSES, FEWEST_ROWS = 0.5, 32
 # Iterations after which a rate is seen.
 SEEN = 6
 # Cost of reading a feature, in floating-point operations of a matrix product.

@@ -1,9 +1,10 @@
 """Batched L-BFGS: K heads in lock step, one pass over the features per iteration.
 
-Heads that have converged leave the batch. A step of 1 is evaluated together with its gradient; other lengths are found
-on cached logits and cost a second pass for their heads only. A shared preconditioner is bought when the passes so far
-have cost as much as it does (rent or buy: at most twice the better choice). Weights, dots, sums and history are
-float64; products with the features are of the design's dtype.
+Heads that have converged leave the batch. A step of 1 is evaluated together with its gradient; other lengths are
+found on cached logits and cost a second pass for their heads only. A shared preconditioner is bought when the passes
+so far have cost as much as it does (rent or buy: at most twice the better choice); where that is long, one from few
+rows, for half a pass, comes first. Weights, dots, sums and history are float64; products with the features are of the
+design's dtype.
 """
 
 from dataclasses import dataclass, field
