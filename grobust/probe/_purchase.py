@@ -12,7 +12,7 @@ __all__ = ["Purchase", "passes_to_come"]
 
 # The preconditioner's second moments are of so many rows per feature at least and at most, and in between of as many as
 # cost so many passes.
-SAMPLE_PER_FEATURE, MOST_PER_FEATURE, MOMENT_PASSES = 4, 32, 1.5
+SAMPLE_PER_FEATURE, MOST_PER_FEATURE, MOMENT_PASSES = 8, 32, 1.5
 # One that costs so few passes is bought at once; else when the passes still to come, by the rate so far, will cost more
 # than it and so many with it.
 CHEAP, PASSES_WITH = 4, 8
