@@ -1,7 +1,7 @@
 """A preconditioner from fewer rows than features: for a few heads on wide features, where second moments are dear.
 
 With B (m, d) some rows times the root of their curvature, a head's Hessian is about Bᵀ B + τ I, whose inverse needs a
-factor of B Bᵀ + τ I (m, m) only (Woodbury). τ is the head's λ and a share of the mean eigenvalue for the directions
+factor of B Bᵀ + τ I (m, m) only (Woodbury). τ is the head's λ and a multiple of the mean eigenvalue for the directions
 that the rows do not show.
 """
 
