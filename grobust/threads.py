@@ -5,10 +5,12 @@ turns in spinning; one level of threads, over large pieces of work, does neither
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 
 # Loaded before `_blas` looks for it: SciPy has a BLAS of its own.
@@ -22,10 +24,15 @@ T = TypeVar("T")
 
 
 class Threads:
-    """A pool for the length of a solve. Results come in the order of the work, so sums do not depend on luck."""
+    """The caller's thread and some helpers. Results come in the order of the work, so sums do not depend on luck.
 
-    def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
-        self.count, self._pool = count, pool
+    The caller takes part, and each helper has a queue of its own: one queue wakes a single helper when several pieces
+    of work arrive at once (CPython's SimpleQueue), which then does them one after another.
+    """
+
+    def __init__(self, helpers: Sequence[ThreadPoolExecutor]) -> None:
+        self.count, self._helpers = 1 + len(helpers), helpers
+        self._begun: deque[Callable[[], None]] = deque()
 
     def map(self, work: Callable[[S], T], items: Sequence[S]) -> list[T]:
         """``[work(item) for item in items]``, side by side."""
@@ -35,26 +42,76 @@ class Threads:
         """The same, one result at a time as soon as it and those before it are there."""
         # A single item stays here, with BLAS at one thread too: on a busy machine its threads wait for each other
         # longer than they save.
-        if self._pool is None or len(items) == 1:
+        if not self._helpers or len(items) == 1:
             return map(work, items)
-        return self._pool.map(work, items)
+        done: list[Future[T]] = [Future() for _ in items]
+        places = iter(range(len(items)))
+
+        def take(place: int) -> None:
+            _settle(done[place], work, items[place])
+
+        def help_out() -> None:
+            for place in places:
+                take(place)
+
+        for helper in self._helpers[: len(items) - 1]:
+            helper.submit(help_out)
+        return self._results(done, places, take)
+
+    @staticmethod
+    def _results(done: "list[Future[T]]", places: Iterator[int], take: Callable[[int], None]) -> Iterator[T]:
+        """Results in order; while the next is not there, another piece of the work is done here."""
+        try:
+            for result in done:
+                while not result.done() and (place := next(places, None)) is not None:
+                    take(place)
+                yield result.result()
+        finally:
+            # After an error nobody begins another piece.
+            for _ in places:
+                pass
 
     def start(self, work: Callable[[S], T], item: S) -> "Future[T]":
-        """``work(item)`` on a thread as soon as one is free; right here where there are none."""
-        if self._pool is not None:
-            return self._pool.submit(work, item)
-        done: Future[T] = Future()
-        done.set_result(work(item))
-        return done
+        """``work(item)`` by whichever thread is free first, the caller's too while it waits in `result`.
+
+        Where there are no helpers it is done before this returns.
+        """
+        begun: Future[T] = Future()
+        self._begun.append(lambda: _settle(begun, work, item))
+        if not self._helpers:
+            self._take_begun()
+        for helper in self._helpers:
+            helper.submit(self._take_begun)
+        return begun
+
+    def result(self, begun: "Future[T]") -> T:
+        """What was started; other work that was started is done here while this is under way."""
+        while not begun.done() and self._take_begun():
+            pass
+        return begun.result()
+
+    def _take_begun(self) -> bool:
+        """Do the oldest work that nobody has taken; whether there was any."""
+        try:
+            work = self._begun.popleft()
+        except IndexError:
+            return False
+        work()
+        return True
 
     def ranges(self, work: Callable[[int, int], T], n: int, block_rows: int) -> list[T]:
         """Call ``work(start, stop)`` on stretches of whole blocks that together are the rows 0 … n."""
         blocks = -(-n // block_rows)
         count = min(self.count, blocks)
         edges = [min(n, block_rows * (blocks * i // count)) for i in range(count + 1)]
-        if self._pool is None or count == 1:
-            return [work(0, n)]
-        return list(self._pool.map(work, edges[:-1], edges[1:]))
+        return self.map(lambda edge: work(*edge), list(pairwise(edges)))
+
+
+def _settle(done: "Future[T]", work: Callable[[S], T], item: S) -> None:
+    try:
+        done.set_result(work(item))
+    except BaseException as error:
+        done.set_exception(error)
 
 
 @cache
@@ -69,10 +126,10 @@ def threads() -> Iterator[Threads]:
     blas = _blas()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min([cores, *(library["num_threads"] for library in blas.info())])
-    with blas.limit(limits=1), ThreadPoolExecutor(count) as pool:
-        yield Threads(pool, count)
+    with blas.limit(limits=1), ExitStack() as stack:
+        yield Threads([stack.enter_context(ThreadPoolExecutor(1)) for _ in range(count - 1)])
 
 
 def one_thread() -> Threads:
     """The caller's own thread, with BLAS as it is: for arrays on a device."""
-    return Threads(None, 1)
+    return Threads([])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from grobust.arrays import array_namespace, is_array, on_cuda, to_numpy
 from grobust.device._cuda import cuda
 from grobust.errors import ShapeError
-from grobust.probe import _numba
+from grobust.probe import _numba_rows
 from grobust.probe._cuda_moments import mean_and_scale
 from grobust.threads import Threads
 from grobust.typing import Array
@@ -76,9 +76,9 @@ class Design:
             return xp.astype(rows, self.compute) - self.shift
         out = np.empty(rows.shape, dtype=np.float32) if scratch is None else scratch[: rows.shape[0]]
         if rows.dtype == np.float16:
-            _numba.widened(rows.view(np.int16), self.shift, out)
+            _numba_rows.widened(rows.view(np.int16), self.shift, out)
         else:
-            _numba.shifted(rows, self.shift, out)
+            _numba_rows.shifted(rows, self.shift, out)
         return out
 
     def fold(self, weights: Array) -> tuple[Array, Array]:
@@ -115,6 +115,17 @@ class Design:
         centre = xp.astype(self.mean, self.compute)
         rest = xp.astype(self.mean - xp.astype(centre, xp.float64), self.compute)
         return (wide - centre - rest) * xp.astype(1 / self.scale, self.compute)
+
+    def by_feature(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """(d, b) standardized rows on the host, by index, in dtype `compute`: a feature's values side by side."""
+        features, numbers = self.features, rows
+        if not isinstance(features, np.ndarray) or not np.issubdtype(features.dtype, np.floating):
+            features, numbers = np.asarray(features[rows]), np.arange(rows.size)
+            features = features if np.issubdtype(features.dtype, np.floating) else features.astype(self.compute)
+        out = np.empty((self.mean.size, rows.size), dtype=self.compute)
+        stored = features.view(np.int16) if features.dtype == np.float16 else features
+        _numba_rows.gathered(stored, numbers, self.mean, 1 / self.scale, out)
+        return out
 
     def rows(self, start: int, stop: int, step: int) -> Array:
         """(b, d) every step-th row in dtype `compute`, less `shift`."""
@@ -183,7 +194,7 @@ def _host_moments(features: Any, threads: Threads, block_rows: int) -> tuple[NDA
         for lo in range(start, stop, block_rows):
             rows = features[lo : min(lo + block_rows, stop), :]
             wide = rows.astype(np.float32) if rows.dtype == np.float16 else rows
-            _numba.moments(wide, shift, sums[0], sums[1])
+            _numba_rows.moments(wide, shift, sums[0], sums[1])
         return sums
 
     with np.errstate(all="ignore"):

@@ -204,14 +204,19 @@ class _Head:
         column = np.repeat(np.asarray(columns), [len(chosen) for chosen in sets])
         feature = np.concatenate(sets)
         features = np.unique(feature)
-        x = np.concatenate([rows.columns(features[:-1]), np.ones((1, rows.labels.size))], axis=0, dtype=rows.dtype)
+        x = rows.columns(features[:-1], ones=True)
         place = column - columns.start, np.searchsorted(features, feature)
         hessian = self._known_hessian(column, feature, view)
         if hessian is None:
             hessian = self._hessian(x, *place, columns)
             self.known = _Known(column * (d + 1) + feature, hessian)
         slopes, moves = np.zeros((2, len(columns), features.size))
-        _numba.dots(x, self._residual()[columns.start : columns.stop], slopes)
+        residual = self._residual()[columns.start : columns.stop]
+        if columns.start == 0:
+            # The look has seen these.
+            slopes[:, :-1], slopes[:, -1] = view.gradient[: columns.stop, features[:-1]], residual.sum(axis=1)
+        else:
+            _numba.dots(x, residual, slopes)
         at, delta = self.w[column, feature], np.empty(feature.size)
         penalized = np.ones(feature.size, dtype=bool) if self.penalized else feature < d
         ridge = RIDGE * float(np.finfo(x.dtype).eps)
@@ -257,7 +262,7 @@ class _Head:
         """(q, q) second derivatives of the loss by weights, given by column, from `columns.start`, and row of x."""
         weights, binary = self.rows.weights, self.w.shape[0] == 1
         edges = np.searchsorted(column, np.arange(len(columns) + 1))
-        own = [x[row[lo:hi]] for lo, hi in itertools.pairwise(edges)]
+        own = [x[row[lo:hi]] if hi - lo < x.shape[0] else x for lo, hi in itertools.pairwise(edges)]
         out = np.empty((column.size, column.size), dtype=x.dtype)
         for a, c in enumerate(columns):
             here = slice(edges[a], edges[a + 1])

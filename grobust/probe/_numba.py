@@ -9,11 +9,10 @@ can vectorize. They release the interpreter lock, so that several threads can ea
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic, overload
+from numba import njit
 
 from grobust.probe._numba_products import backward, forward
+from grobust.probe._numba_rows import as_float, bits
 
 __all__ = [
     "advance",
@@ -23,9 +22,6 @@ __all__ = [
     "evaluate",
     "expand",
     "minibatches",
-    "moments",
-    "shifted",
-    "widened",
 ]
 
 # Sums may be reordered, which vectorization needs; NaN and infinities keep their meaning.
@@ -35,16 +31,6 @@ LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 SMALLEST = np.float32(-87.0)
 CODES = 256
-
-
-@intrinsic
-def _bits(typingctx: Any, integer: Any) -> Any:
-    """The float32 of an int32's bits."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), build
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH, inline="always")
@@ -61,7 +47,7 @@ def _exp(x: Any) -> Any:
     p = p * f + np.float32(0.5)
     p = p * f + np.float32(1)
     p = p * f + np.float32(1)
-    return p * _bits(np.int32((k + np.int32(127)) << np.int32(23)))
+    return p * bits(np.int32((k + np.int32(127)) << np.int32(23)))
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH, inline="always")
@@ -218,43 +204,6 @@ def class_totals(codes: Any, labels: Any, counts: Any) -> None:
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
-def moments(block: Any, shift: Any, first: Any, second: Any) -> None:
-    """Add Σ (x − shift) and Σ (x − shift)² of a block (r, d) to float64 accumulators (d)."""
-    rows, d = block.shape
-    for i in range(rows):
-        for j in range(d):
-            v = np.float64(block[i, j]) - shift[j]
-            first[j] += v
-            second[j] += v * v
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def shifted(block: Any, shift: Any, out: Any) -> None:
-    """out = block − shift, in float32 (r, d)."""
-    rows, d = block.shape
-    for i in range(rows):
-        for j in range(d):
-            out[i, j] = block[i, j] - shift[j]
-
-
-def _as_float(x: Any) -> Any:
-    raise NotImplementedError("compiled only")
-
-
-@overload(_as_float, inline="always")
-def _(x: Any) -> Any:
-    """float32 of a float, or of a float16's bits given as int16; finite values only."""
-
-    def widen(x: Any) -> Any:
-        return _bits((np.int32(x) << np.int32(13)) & np.int32(-1879056384)) * np.float32(2.0**112)
-
-    def narrow(x: Any) -> Any:
-        return np.float32(x)
-
-    return widen if isinstance(x, types.Integer) else narrow
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
 def minibatches(
     features: Any, rows: Any, offsets: Any, labels: Any, weights: Any, mean: Any, inverse: Any, w: Any, first: Any,
     second: Any, step: int, adam: bool, normalize: bool, rate: float, decay: float, beta1: float, beta2: float,
@@ -291,7 +240,7 @@ def minibatches(
             y[i], share[i] = labels[row], weights[lo + i]
             total += np.float64(weights[lo + i])
             for j in range(d):
-                block[i, j] = (_as_float(features[row, j]) - mean[j]) * inverse[j]
+                block[i, j] = (as_float(features[row, j]) - mean[j]) * inverse[j]
         total = total if normalize else np.float64(size)
         for i in range(size):
             share[i] = np.float32(share[i] / total)
@@ -344,12 +293,3 @@ def count_correct(logits: Any, labels: Any, groups: Any, correct: Any) -> None:
                     chosen[i] = c if better else chosen[i]
         for i in range(rows):
             correct[k, groups[i]] += chosen[i] == labels[i]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def widened(bits: Any, shift: Any, out: Any) -> None:
-    """out = float16 − shift in float32 (r, d), from the float16's bits as int16; finite values only."""
-    rows, d = bits.shape
-    for i in range(rows):
-        for j in range(d):
-            out[i, j] = _as_float(bits[i, j]) - shift[j]

@@ -17,7 +17,6 @@ __all__ = [
     "minimize",
     "probabilities",
     "subtract_targets",
-    "transposed",
     "weighted_rows",
 ]
 
@@ -29,8 +28,6 @@ SWEEPS, SWEEPS_BETWEEN = 30, 4
 # A sweep that gains less than this share of the first ends the descent.
 FLAT = 1e-3
 SYSTEMS = 6
-# Rows and features of a tile: rows lie so far apart that a first-level cache holds few of them.
-TILE_ROWS, TILE_FEATURES = 8, 16
 SLACK = 1e-9
 
 
@@ -205,17 +202,6 @@ def _shorten(
             step[k] = -w
         else:
             step[k] *= first
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def transposed(rows: Any, out: Any) -> None:
-    """out (d, n) = rows (n, d), a tile at a time, which NumPy's copy is not."""
-    n, d = rows.shape
-    for lo in range(0, n, TILE_ROWS):
-        for start in range(0, d, TILE_FEATURES):
-            for j in range(start, min(start + TILE_FEATURES, d)):
-                for i in range(lo, min(lo + TILE_ROWS, n)):
-                    out[j, i] = rows[i, j]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)

@@ -13,7 +13,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["backward", "forward", "multiply", "multiply_back"]
+__all__ = ["FEW", "backward", "forward", "multiply", "multiply_back"]
 
 # Sums may be reordered, which vectorization needs; NaN and infinities keep their meaning.
 MATH = {"reassoc", "nsz", "arcp", "contract"}

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from grobust.arrays import array_namespace, to_numpy
 from grobust.probe import _numba
 from grobust.probe._design import Design
-from grobust.probe._numba_products import multiply, multiply_back
+from grobust.probe._numba_passes import advance_rows
+from grobust.probe._numba_products import FEW, multiply, multiply_back
 from grobust.probe._objective import losses
 from grobust.probe._weights import WeightTable
 from grobust.threads import Threads
@@ -23,6 +24,8 @@ __all__ = ["CURVATURE_HEADS", "ArrayPasses", "Evaluation", "HostPasses", "Passes
 
 # Features of a block, so that it stays in a core's cache from the first product to the second.
 BLOCK_NUMBERS = 400_000
+# A compiled pass has smaller blocks for few columns; adding up a block's products costs as much as a few rows.
+SMALL_BLOCK_NUMBERS, ROWS_PER_COLUMN = 100_000, 8
 # Heads whose curvature is averaged for the preconditioner.
 CURVATURE_HEADS = 16
 
@@ -80,6 +83,8 @@ class HostPasses:
         self._block = max(4, min(block, BLOCK_NUMBERS // design.features.shape[1], -(-labels.size // threads.count)))
         self._weights = weights
         self._values = weights.values.astype(np.float32)
+        self._dense = weights.dense.astype(np.float32)
+        self._compiled = _for_compiled(design.features)
         shape = (weights.weighting.size, columns, labels.size)
         self._z, self._dz = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
         self._step = np.zeros(shape[0], dtype=np.float32)
@@ -94,6 +99,8 @@ class HostPasses:
         flat = np.ascontiguousarray(small, dtype=np.float32).reshape(heads * columns, d)
         shift = offset.astype(np.float32)
         step, self._step = self._step, np.zeros(heads, dtype=np.float32)
+        if self._compiled is not None and heads * columns <= FEW:
+            return self._advance_compiled(self._compiled, flat, shift, step)
 
         def stage(block: NDArray[Any], lo: int, scratch: _Scratch, sums: NDArray[Any]) -> NDArray[Any]:
             rows = block.shape[0]
@@ -106,6 +113,23 @@ class HostPasses:
             return residual
 
         return self._over_blocks(stage, heads, gradient=True)
+
+    def _advance_compiled(
+        self, features: NDArray[Any], flat: NDArray[Any], shift: NDArray[Any], step: NDArray[Any]
+    ) -> Evaluation:
+        (heads, columns, n), d, centre = self._z.shape, flat.shape[1], self._design.shift
+        block = max(4, min(self._block, max(SMALL_BLOCK_NUMBERS // d, ROWS_PER_COLUMN * flat.shape[0])))
+
+        def work(start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any]]:
+            sums, total = np.zeros((heads, 2 + columns)), np.zeros(flat.shape)
+            advance_rows(
+                features, start, stop, block, flat, np.zeros(0, dtype=np.float32) if centre is None else centre,
+                self._z, self._dz, step, shift, self._labels, self._weights.codes, self._values, self._dense,
+                self._weights.weighting, sums, total,
+            )  # fmt: skip
+            return sums, total
+
+        return self._reduced(self._threads.ranges(work, n, block), gradient=True)
 
     def evaluate(self, heads: NDArray[Any], step: NDArray[Any], *, gradient: bool) -> Evaluation:
         steps = step.astype(np.float32)
@@ -138,8 +162,8 @@ class HostPasses:
         coded = self._values.shape[0]
         out = scratch.weights(rows)
         _numba.expand(self._weights.codes, self._values, lo, out[:coded])
-        if self._weights.dense.shape[0]:
-            out[coded:] = self._weights.dense[:, lo : lo + rows]
+        if self._dense.shape[0]:
+            out[coded:] = self._dense[:, lo : lo + rows]
         return out
 
     def _over_blocks(self, stage: Any, heads: int, *, gradient: bool) -> Evaluation:
@@ -161,12 +185,25 @@ class HostPasses:
                     total += product
             return sums, total
 
-        parts = self._threads.ranges(work, n, self._block)
+        return self._reduced(self._threads.ranges(work, n, self._block), gradient=gradient)
+
+    def _reduced(self, parts: list[tuple[NDArray[Any], NDArray[Any]]], *, gradient: bool) -> Evaluation:
+        """Sums (h, 2 + c) and products (h c, d) of the threads, as an evaluation."""
         sums = np.sum([s for s, _ in parts], axis=0)
         if not gradient:
             return Evaluation(sums[:, 0], sums[:, 1], None)
-        total = np.sum([t for _, t in parts], axis=0).reshape(heads, columns, d)
+        heads, columns = sums.shape[0], self._z.shape[1]
+        total = np.sum([t for _, t in parts], axis=0).reshape(heads, columns, -1)
         return Evaluation(sums[:, 0], sums[:, 1], self._design.unfold(total, sums[:, 2:]))
+
+
+def _for_compiled(features: Any) -> NDArray[Any] | None:
+    """Features as `advance_rows` takes them, or None if it cannot."""
+    if not isinstance(features, np.ndarray) or not features.flags.c_contiguous:
+        return None
+    if features.dtype == np.float16:
+        return features.view(np.int16)
+    return features if features.dtype == np.float32 else None
 
 
 class _Scratch:

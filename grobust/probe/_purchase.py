@@ -12,10 +12,13 @@ __all__ = ["Purchase", "passes_to_come"]
 
 # The preconditioner's second moments are of so many rows per feature at least and at most, and in between of as many as
 # cost so many passes.
-SAMPLE_PER_FEATURE, MOST_PER_FEATURE, MOMENT_PASSES = 4, 32, 1.5
+SAMPLE_PER_FEATURE, MOST_PER_FEATURE, MOMENT_PASSES = 8, 32, 1.5
 # One that costs so few passes is bought at once; else when the passes still to come, by the rate so far, will cost more
 # than it and so many with it.
 CHEAP, PASSES_WITH = 4, 8
+# Where the preconditioner is dear, one from fewer rows than features is bought at first: for so many passes' cost, and
+# of so many rows at least.
+FEW_PASSES, FEWEST_ROWS = 0.5, 32
 # Iterations after which a rate is seen.
 SEEN = 6
 # Cost of reading a feature, in floating-point operations of a matrix product.
@@ -44,6 +47,9 @@ class Purchase:
         self.rows = int(min(n, most))
         # Second moments of some rows, and a factor per reference strength.
         self._price = float(self.rows * d * d + references * d**3 / 2)
+        # Rows of the n × n form that cost `FEW_PASSES` together, if that is what is bought first.
+        few = int(min(n // 4, d // 2, np.sqrt(FEW_PASSES * self._one_pass / d)))
+        self.few_rows = few if few >= FEWEST_ROWS and self._price > CHEAP * self._one_pass else 0
 
     def wanted(self, iteration: int, to_come: Callable[[], float]) -> bool:
         """Whether to buy now; `to_come` estimates the passes still needed, and is asked only if that matters."""

@@ -50,10 +50,13 @@ class Rows:
                 _numba.weighted_rows(block, part, total)
         return total
 
-    def columns(self, features: NDArray[Any]) -> NDArray[Any]:
-        """(p, n) of the blocks' dtype, on the host: a feature is a row."""
-        parts = [_columns(block, features) for _, block in self._placed()]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    def columns(self, features: NDArray[Any], *, ones: bool = False) -> NDArray[Any]:
+        """(p, n) of the blocks' dtype, on the host: a feature is a row. With `ones` another row (p + 1, n) of ones."""
+        out = np.empty((features.size + ones, self.labels.size), dtype=self.dtype)
+        for start, block in self._placed():
+            _take(block, features, out[: features.size, start : start + block.shape[0]])
+        out[features.size :] = 1
+        return out
 
     def _placed(self) -> Iterator[tuple[int, Array]]:
         start = 0
@@ -73,8 +76,13 @@ def _on_device(block: Array, residual: NDArray[Any]) -> NDArray[Any]:
     return to_numpy(total)
 
 
-def _columns(block: Array, features: NDArray[Any]) -> NDArray[Any]:
-    if isinstance(block, np.ndarray):
-        return np.ascontiguousarray(block.T[features])
-    xp = array_namespace(block)
-    return np.ascontiguousarray(to_numpy(xp.take(block, xp.asarray(features), axis=1)).T)
+def _take(block: Array, features: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write columns of a block to out (p, b)."""
+    if not isinstance(block, np.ndarray):
+        xp = array_namespace(block)
+        out[...] = to_numpy(xp.take(block, xp.asarray(features), axis=1)).T
+    elif out.flags.c_contiguous and out.dtype == block.dtype:
+        # "clip" is the mode that writes without a buffer; every index is in range.
+        np.take(block.T, features, axis=0, out=out, mode="clip")
+    else:
+        out[...] = block.T[features]

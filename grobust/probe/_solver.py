@@ -1,9 +1,10 @@
 """Batched L-BFGS: K heads in lock step, one pass over the features per iteration.
 
-Heads that have converged leave the batch. A step of 1 is evaluated together with its gradient; other lengths are found
-on cached logits and cost a second pass for their heads only. A shared preconditioner is bought when the passes so far
-have cost as much as it does (rent or buy: at most twice the better choice). Weights, dots, sums and history are
-float64; products with the features are of the design's dtype.
+Heads that have converged leave the batch. A step of 1 is evaluated together with its gradient; other lengths are
+found on cached logits and cost a second pass for their heads only. A shared preconditioner is bought when the passes
+so far have cost as much as it does (rent or buy: at most twice the better choice); where that is long, one from few
+rows, for half a pass, comes first. Weights, dots, sums and history are float64; products with the features are of the
+design's dtype.
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from grobust.arrays import array_namespace, on_cuda, to_numpy
 from grobust.device._cuda import cuda
 from grobust.probe import _cuda_solver
 from grobust.probe._design import Design
+from grobust.probe._few_rows import from_few_rows
 from grobust.probe._passes import Evaluation, Passes
 from grobust.probe._precondition import Preconditioner, build, references
 from grobust.probe._purchase import Purchase, passes_to_come
@@ -119,6 +121,9 @@ def solve(
             precondition = build(design, passes, state.heads, l2[state.heads], purchase.rows, threads)
             purchase.bought()
             state.history = []
+            state.pg = precondition(state.g, state.heads)
+        elif iteration == 0 and purchase.few_rows and isinstance(start, np.ndarray):
+            precondition = from_few_rows(design, passes, state.heads, l2, purchase.few_rows, threads)
             state.pg = precondition(state.g, state.heads)
         direction, slope = _descent(state)
         norms = _host_norm(state.g)

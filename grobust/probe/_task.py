@@ -15,7 +15,6 @@ from grobust.probe._dual import reduced, restored, shrunk
 from grobust.probe._head import FitStatus, Head, Probe, ProbeFit
 from grobust.probe._lasso import solve_lasso
 from grobust.probe._newton import finish
-from grobust.probe._numba_l1 import transposed
 from grobust.probe._objective import columns_per_head, effective_l2
 from grobust.probe._rows import Rows
 from grobust.probe._solver import Solution, solve
@@ -167,15 +166,13 @@ class Task:
         weights = self._weights_of(int(places[0]))
         rows = np.flatnonzero(weights > 0)
         d = self.data.features.shape[1]
-        # Several weightings are solved side by side, each with its rows and a copy while they are gathered.
+        # Several weightings are solved side by side, each with its rows.
         piece = max(1, int(self.max_bytes // (16 * d * self.pool.count)))
         stretches = [rows[i : i + piece] for i in range(0, rows.size, piece)]
-        kept = self.data.standardized(rows) if len(stretches) == 1 else None
-        if isinstance(kept, np.ndarray):
+        kept: Array | None = None
+        if len(stretches) == 1:
             # A feature's values side by side.
-            by_feature = np.empty(kept.shape[::-1], dtype=kept.dtype)
-            transposed(np.ascontiguousarray(kept), by_feature)
-            kept = by_feature.T
+            kept = self.data.by_feature(rows).T if self._host else self.data.standardized(rows)
 
         def blocks() -> Iterator[Array]:
             if kept is not None:

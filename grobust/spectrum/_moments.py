@@ -169,7 +169,7 @@ class MomentSums:
     def _take_in(self) -> None:
         """Add the oldest product."""
         group, pieces, formed = self._begun.popleft()
-        total, product = formed.result()
+        total, product = self.team.result(formed)
         sums, xp = self._sums[group], array_namespace(total)
         if not bool(xp.all(xp.isfinite(total))):
             require_finite(pieces)

@@ -120,6 +120,29 @@ def test_passes_equal_the_plain_objective(dtype: type, k: int) -> None:
 
 
 @settings(max_examples=15)
+@given(st.integers(0, 10**6), st.integers(1, 90), st.integers(1, 40), st.sampled_from([2, 3]), st.booleans())
+def test_compiled_passes_equal_those_in_pieces(seed: int, n: int, d: int, k: int, far: bool) -> None:
+    """Contiguous features go through one compiled call, others block by block; any sizes, weights by code and dense."""
+    rng = np.random.default_rng(seed)
+    y = np.concatenate([np.arange(k), rng.integers(k, size=300 * n)])
+    x = rng.standard_normal((y.size, d)) + 20 * far
+    heads = [np.ones(y.size), rng.random(y.size) + 0.1, rng.integers(1, 3, size=y.size).astype(float)]
+    table, c = weight_table(heads, ["a", "b", "c"], y, k), 1 if k == 2 else k
+    directions = rng.standard_normal((2, 3, c, d + 1)) / d
+    for dtype in (np.float32, np.float16):
+        found = []
+        for features in (x.astype(dtype), np.asfortranarray(x.astype(dtype))):
+            with threads() as pool:
+                data = design(features, standardize=True, threads=pool, block_rows=256, small=0)
+                passes = HostPasses(data, y, table, c, pool, 512)
+                passes.advance(directions[0])
+                passes.take(np.array([1.0, 0.5, 0.0]))
+                found.append(passes.advance(directions[1]))
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-6)
+
+
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.integers(2, 4))
 def test_properties(seed: int, k: int) -> None:
     """Order of rows, scale of weights and repetition instead of weight make no difference."""

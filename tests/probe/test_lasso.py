@@ -24,6 +24,7 @@ from grobust.probe import (
     fit_probes,
     largest_l1,
 )
+from grobust.probe._design import Design
 
 
 def one_column(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -227,12 +228,18 @@ def test_the_largest_strength_is_where_the_first_weight_appears(n: int, d: int, 
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 16), (9, 33), (70, 5)])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_tiles_cover_a_transpose(shape: tuple[int, int], dtype: type) -> None:
-    rows = np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    out = np.full(shape[::-1], np.nan, dtype)
-    _numba_l1.transposed(rows, out)
-    np.testing.assert_array_equal(out, rows.T)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_rows_gathered_by_feature(shape: tuple[int, int], dtype: type) -> None:
+    """Any rows, in any order and more than once, standardized."""
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal(shape).astype(dtype)
+    mean, scale, rows = rng.standard_normal(shape[1]), 1 + rng.random(shape[1]), rng.integers(shape[0], size=19)
+    wide = np.float64 if dtype is np.float64 else np.float32
+    data = Design(features, mean, scale, wide, None)
+    expected = ((features[rows].astype(np.float64) - mean) / scale).T
+    np.testing.assert_allclose(data.by_feature(rows), expected, rtol=1e-6 if wide is np.float32 else 1e-14, atol=1e-7)
+    whole = Design(np.round(features * 9).astype(np.int32), mean, scale, wide, None)
+    np.testing.assert_allclose(whole.by_feature(rows), ((whole.features[rows] - mean) / scale).T, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("inverse", [1.0, 0.1, 0.02])

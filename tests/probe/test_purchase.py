@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grobust.probe._purchase import CHEAP, REFRESH_AFTER, SEEN, Purchase, passes_to_come
+from grobust.probe._purchase import CHEAP, FEW_PASSES, FEWEST_ROWS, REFRESH_AFTER, SEEN, Purchase, passes_to_come
 
 
 @given(
@@ -24,6 +24,10 @@ def test_never_more_than_twice_the_better_choice(n: int, d: int, columns: int, h
         assert passes * one <= price + one
     assert price <= max(CHEAP, passes) * one * (1 + 1e-9)
     assert 1 <= purchase.rows <= n
+    # What is bought first from few rows costs less than a pass, and only where the whole is dear.
+    few = purchase.few_rows
+    assert few**2 * d <= FEW_PASSES * one
+    assert few == 0 or (FEWEST_ROWS <= few <= min(n / 4, d / 2) and price > CHEAP * one)
 
 
 def test_passes_still_to_come_buy_sooner() -> None:
