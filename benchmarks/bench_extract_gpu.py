@@ -128,8 +128,9 @@ def _row(case: Case, args: argparse.Namespace, folder: Path) -> Row:
     error = float(np.abs(found - expected).max() / np.abs(expected).max())
     assert error < 0.1, f"{case.name}: features are {error:.3f} from those in float32"
     row = paired(case.name, ours, "bare loop, preloaded", bare, answer="", pairs=3 if args.size == "full" else 1)
-    with FlopCounterMode(display=False) as counter:
-        backbone.encode(kept[0])
+    # Not inference_mode, in which products do not reach the counter one by one.
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone.forward(backbone.network, kept[0])
     flops = counter.get_total_flops() / max(1, _units(kept[0], case.unit)) * units
     reached = flops / row.peer_seconds / _product_rate(args)
     answer = (
