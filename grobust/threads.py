@@ -6,7 +6,7 @@ turns in spinning; one level of threads, over large pieces of work, does neither
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
@@ -38,14 +38,6 @@ class Threads:
         if self._pool is None or len(items) == 1:
             return map(work, items)
         return self._pool.map(work, items)
-
-    def start(self, work: Callable[[S], T], item: S) -> "Future[T]":
-        """``work(item)`` on a thread as soon as one is free; right here where there are none."""
-        if self._pool is not None:
-            return self._pool.submit(work, item)
-        done: Future[T] = Future()
-        done.set_result(work(item))
-        return done
 
     def ranges(self, work: Callable[[int, int], T], n: int, block_rows: int) -> list[T]:
         """Call ``work(start, stop)`` on stretches of whole blocks that together are the rows 0 … n."""
