@@ -5,7 +5,6 @@ turns in spinning; one level of threads, over large pieces of work, does neither
 """
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -32,7 +31,6 @@ class Threads:
 
     def __init__(self, helpers: Sequence[ThreadPoolExecutor]) -> None:
         self.count, self._helpers = 1 + len(helpers), helpers
-        self._begun: deque[Callable[[], None]] = deque()
 
     def map(self, work: Callable[[S], T], items: Sequence[S]) -> list[T]:
         """``[work(item) for item in items]``, side by side."""
@@ -48,7 +46,10 @@ class Threads:
         places = iter(range(len(items)))
 
         def take(place: int) -> None:
-            _settle(done[place], work, items[place])
+            try:
+                done[place].set_result(work(items[place]))
+            except BaseException as error:
+                done[place].set_exception(error)
 
         def help_out() -> None:
             for place in places:
@@ -71,47 +72,12 @@ class Threads:
             for _ in places:
                 pass
 
-    def start(self, work: Callable[[S], T], item: S) -> "Future[T]":
-        """``work(item)`` by whichever thread is free first, the caller's too while it waits in `result`.
-
-        Where there are no helpers it is done before this returns.
-        """
-        begun: Future[T] = Future()
-        self._begun.append(lambda: _settle(begun, work, item))
-        if not self._helpers:
-            self._take_begun()
-        for helper in self._helpers:
-            helper.submit(self._take_begun)
-        return begun
-
-    def result(self, begun: "Future[T]") -> T:
-        """What was started; other work that was started is done here while this is under way."""
-        while not begun.done() and self._take_begun():
-            pass
-        return begun.result()
-
-    def _take_begun(self) -> bool:
-        """Do the oldest work that nobody has taken; whether there was any."""
-        try:
-            work = self._begun.popleft()
-        except IndexError:
-            return False
-        work()
-        return True
-
     def ranges(self, work: Callable[[int, int], T], n: int, block_rows: int) -> list[T]:
         """Call ``work(start, stop)`` on stretches of whole blocks that together are the rows 0 … n."""
         blocks = -(-n // block_rows)
         count = min(self.count, blocks)
         edges = [min(n, block_rows * (blocks * i // count)) for i in range(count + 1)]
         return self.map(lambda edge: work(*edge), list(pairwise(edges)))
-
-
-def _settle(done: "Future[T]", work: Callable[[S], T], item: S) -> None:
-    try:
-        done.set_result(work(item))
-    except BaseException as error:
-        done.set_exception(error)
 
 
 @cache

@@ -1,15 +1,12 @@
 """Means and second moments of groups in one streaming pass, for groups of at least d rows.
 
-Rows wait until a group has a few thousand of them; then a thread forms one float32 symmetric product (float64 for
-float64 features, two of float16 for float16 features on a GPU, see `_half`) of the rows minus the group's shift. It is
-added to float64 accumulators while the threads form the next. The shift is near the group's mean, so that a large mean
-costs no accuracy, and what is left of the mean is taken out in float64 at the end.
+Rows wait until a group has a few thousand of them; then one float32 symmetric product (float64 for float64 features,
+two of float16 for float16 features on a GPU, see `_half`) of the rows minus the group's shift is added to float64
+accumulators. The shift is near the group's mean, so that a large
+mean costs no accuracy, and what is left of the mean is taken out in float64 at the end.
 """
 
-import threading
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,8 +25,6 @@ __all__ = ["MomentSums", "Moments", "merge_moments"]
 PRODUCT_ROWS = 4096
 SHIFT_ROWS = 512
 COPY_ROWS = 1024
-# Of products under way, where those take more than the accumulators do.
-PRODUCT_BYTES = 256 << 20
 PANEL = 128
 
 
@@ -86,7 +81,7 @@ class MomentSums:
     ----------
     dim : d
     counts : (g) rows that the groups will have
-    team : threads that form products; the caller's adds them in the order of the pieces, whoever formed them
+    team : threads that form products; sums are added in the order of the pieces, whoever formed them
     """
 
     dim: int
@@ -94,10 +89,8 @@ class MomentSums:
     team: Threads
     _pending: dict[int, list[Piece]] = field(default_factory=dict)
     _sums: dict[int, _Sums] = field(default_factory=dict)
-    _begun: "deque[tuple[int, list[Piece], Future[tuple[Array, Array]]]]" = field(default_factory=deque)
-    _outs: list[Array] = field(default_factory=list)
-    _next: int = 0
-    _own: threading.local = field(default_factory=threading.local)
+    _work: list[tuple[int, list[Piece]]] = field(default_factory=list)
+    _buffers: list[tuple[Array, Array]] = field(default_factory=list)
     _room: HalfRoom | None = None
 
     def add(self, pieces: Sequence[tuple[int, Piece]], *, keep: bool) -> None:
@@ -119,10 +112,9 @@ class MomentSums:
             if waiting:
                 self._give_out(group, waiting)
         self._pending.clear()
-        while self._begun:
-            self._take_in()
-        self._outs.clear()
-        self._own, self._room = threading.local(), None
+        self._form()
+        self._buffers.clear()
+        self._room = None
         return {group: _centred(self._sums.pop(group)) for group in sorted(self._sums)}
 
     def _give_out(self, group: int, pieces: list[Piece]) -> None:
@@ -145,63 +137,53 @@ class MomentSums:
                 half.add(part)
                 self._sums[group].n += sum(map(len, part))
                 continue
-            self._begin(group, part)
+            self._work.append((group, part))
+            if len(self._work) == self.team.count:
+                self._form()
 
-    def _begin(self, group: int, pieces: list[Piece]) -> None:
-        """Have a product formed, once there is room for it."""
-        sums, most = self._sums[group], self._most_begun()
-        while len(self._begun) >= most:
-            self._take_in()
-        if len(self._outs) < most:
-            on_host = isinstance(sums.shift, np.ndarray)
-            self._outs.append(np.empty((self.dim, self.dim), sums.dtype) if on_host else None)
-        out, self._next = self._outs[self._next], (self._next + 1) % most
-        self._begun.append((group, pieces, self.team.start(self._product, (group, pieces, out))))
+    def _form(self) -> None:
+        """One product per thread, then the additions, panel by panel."""
+        work, self._work = self._work, []
+        if not work:
+            return
+        while len(self._buffers) < len(work):
+            self._buffers.append(self._new_buffers(work[0]))
+        made = self.team.map(self._product, list(enumerate(work)))
+        for (group, pieces), (total, _, rows) in zip(work, made, strict=True):
+            xp = array_namespace(total)
+            if not bool(xp.all(xp.isfinite(total))):
+                require_finite(pieces)
+            self._sums[group].total += xp.astype(total, xp.float64)
+            self._sums[group].n += rows
 
-    def _most_begun(self) -> int:
-        """One product more than there are threads, so that none waits for the additions, and what memory allows."""
-        if self.team.count == 1:
-            return 1
-        accumulators = 8 * self.dim**2 * int(np.count_nonzero(self.counts >= self.dim))
-        room = max(PRODUCT_BYTES, accumulators) // (4 * self.dim**2)
-        return min(self.team.count + 1, max(2, room))
+        def add(panel: tuple[int, int]) -> None:
+            start, stop = panel
+            for (group, _), (_, product, _) in zip(work, made, strict=True):
+                self._sums[group].products[start:stop, start:] += product[start:stop, start:]
 
-    def _take_in(self) -> None:
-        """Add the oldest product."""
-        group, pieces, formed = self._begun.popleft()
-        total, product = self.team.result(formed)
-        sums, xp = self._sums[group], array_namespace(total)
-        if not bool(xp.all(xp.isfinite(total))):
-            require_finite(pieces)
-        sums.total += xp.astype(total, xp.float64)
-        sums.n += sum(map(len, pieces))
-        # A device adds in one launch; the host only the upper triangle, panel by panel.
-        panel = PANEL if isinstance(total, np.ndarray) else self.dim
-        for start, stop in row_chunks(self.dim, panel):
-            sums.products[start:stop, start:] += product[start:stop, start:]
+        # A device adds in one launch; threads share the panels, of which they add the upper triangle.
+        on_host = isinstance(made[0][0], np.ndarray)
+        self.team.map(add, row_chunks(self.dim, max(PANEL, -(-self.dim // 64)) if on_host else self.dim))
 
-    def _product(self, work: tuple[int, list[Piece], Array]) -> tuple[Array, Array]:
-        """Sum and products of the rows less the shift; in `out` where it has their precision."""
-        group, pieces, out = work
+    def _new_buffers(self, work: tuple[int, list[Piece]]) -> tuple[Array, Array]:
+        sums = self._sums[work[0]]
+        if not isinstance(sums.shift, np.ndarray):
+            return None, None
+        return np.empty((PRODUCT_ROWS, self.dim), sums.dtype), np.empty((self.dim, self.dim), sums.dtype)
+
+    def _product(self, numbered: tuple[int, tuple[int, list[Piece]]]) -> tuple[Array, Array, int]:
+        number, (group, pieces) = numbered
         sums = self._sums[group]
-        staged = stage(pieces, sums.shift, dtype=sums.dtype, out=self._staging(sums))
+        buffer, out = self._buffers[number]
+        if buffer is not None and buffer.dtype != sums.dtype:
+            buffer = out = None
+        staged = stage(pieces, sums.shift, dtype=sums.dtype, out=buffer)
         xp = array_namespace(staged)
         ones = xp.ones((1, staged.shape[0]), dtype=staged.dtype, device=staged.device)
         with np.errstate(invalid="ignore", over="ignore"):
             total = (ones @ staged)[0, :]
-            if out is None or out.dtype != staged.dtype:
-                return total, staged.T @ staged
-            return total, np.matmul(staged.T, staged, out=out)
-
-    def _staging(self, sums: _Sums) -> Array:
-        """Room for the rows of one product, of this thread's own; None on a device."""
-        if not isinstance(sums.shift, np.ndarray):
-            return None
-        room = getattr(self._own, sums.dtype, None)
-        if room is None:
-            room = np.empty((PRODUCT_ROWS, self.dim), sums.dtype)
-            setattr(self._own, sums.dtype, room)
-        return room
+            product = np.matmul(staged.T, staged, out=out) if isinstance(staged, np.ndarray) else staged.T @ staged
+        return total, product, int(staged.shape[0])
 
 
 def _parts(pieces: list[Piece]) -> list[list[Piece]]:

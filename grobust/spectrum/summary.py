@@ -72,7 +72,8 @@ class Diagnostic:
     matched : the value that the range is to be compared with: `value` for a group; for a pair the mean of the quantity
         over the references of its null, which are a fifth smaller than the majority
     null_low, null_high : 2.5–97.5% range of the same quantity for subsets of n rows of the class's majority group, of
-        a pair for such a subset and the rest of the majority; NaN without one (majority groups, ties)
+        a pair for such a subset and the rest of the majority; NaN without one (majority groups, ties) and with fewer
+        than ten subsets: a fifth of the majority or more leaves room for at most five that share no rows
     replicates : subsets behind the range
     """
 
@@ -305,7 +306,7 @@ def _with_ranges(
     for name, value in values.items():
         null: NDArray[np.float64] = np.array([made[name] for made in drawn])
         null = null[np.isfinite(null)]
-        low, high = np.quantile(null, [0.025, 0.975]) if null.size else (np.nan, np.nan)
+        low, high = np.quantile(null, [0.025, 0.975]) if null.size >= FEWEST else (np.nan, np.nan)
         compared = float(np.mean([made[name] for made in matched])) if matched else float(value)
         found.append(
             Diagnostic(

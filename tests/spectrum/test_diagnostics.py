@@ -151,6 +151,17 @@ def test_diagnose_has_everything_with_n_and_null() -> None:
         diagnose(lambda g: data.features[data.groups.ids == g], data.groups, weight=np.zeros((2, 3)), bias=bias)
 
 
+@pytest.mark.parametrize(("minority", "ranged"), [(30, True), (40, False), (90, False)])
+def test_few_subsets_without_shared_rows_give_no_range(minority: int, ranged: bool) -> None:
+    """Less than a fifth of the majority, or the range would be that of one to five subsets."""
+    x = np.random.default_rng(0).standard_normal((200 + minority, 4))
+    groups = Groups.from_arrays(np.zeros(len(x), int), (np.arange(len(x)) < minority).astype(int))
+    found = diagnose(lambda g: x[groups.ids == g], groups, null=40)
+    drawn = [d for d in found if d.replicates]
+    assert {np.isfinite(d.null_low) for d in drawn} == {ranged}
+    assert all(np.isfinite(d.value) for d in drawn)
+
+
 def test_null_ranges_hold_for_groups_of_one_population() -> None:
     """Over data sets whose groups differ in size only, about 95% of the values lie in their ranges."""
     inside: dict[str, list[bool]] = {}
