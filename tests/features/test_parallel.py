@@ -82,7 +82,9 @@ def test_the_command_writes_the_bytes_of_one_process(tmp_path: Path) -> None:
                "--image-size", "32", "--batch-size", "8", "--json"]  # fmt: skip
     one = CliRunner().invoke(app, [*command, "--device", "cpu", "--out", str(tmp_path / "one.h5")])
     assert one.exit_code == 0, one.output
-    two = CliRunner().invoke(app, [*command, "--devices", "cpu,cpu", "--out", str(tmp_path / "two.h5")])
+    # Loaders of the workers, and processes that have loaders.
+    more = ["--devices", "cpu,cpu", "--workers", "1", "--out", str(tmp_path / "two.h5")]
+    two = CliRunner().invoke(app, [*command, *more])
     assert two.exit_code == 0, two.output
     assert '"n_extracted": 120' in two.stdout
     assert '"device": "cpu, cpu"' in two.stdout

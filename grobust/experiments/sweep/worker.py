@@ -6,7 +6,6 @@ When the process that started it is gone, whatever way, its input ends and so do
 import json
 import os
 import queue
-import sys
 import threading
 import time
 from dataclasses import asdict
@@ -20,10 +19,12 @@ TELL_EVERY_SECONDS = 0.2
 def main() -> None:
     """Serve until the input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What libraries print is no answer.
+    # What libraries print is no answer. A loader that is forked closes its stdin, and waits for ever if a thread reads it.
+    told = os.fdopen(os.dup(0), encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     tasks: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
+    threading.Thread(target=_listen, args=(told, tasks), daemon=True).start()
     # After the listener: these load torch for seconds, in which the sweep can be killed too.
     from grobust.experiments.sweep.execute import Task, execute
 
@@ -33,8 +34,8 @@ def main() -> None:
         _say(answers, {"outcome": asdict(execute(task, _Teller(answers)))})
 
 
-def _listen(tasks: "queue.SimpleQueue[str]") -> None:
-    for line in sys.stdin:
+def _listen(source: TextIO, tasks: "queue.SimpleQueue[str]") -> None:
+    for line in source:
         tasks.put(line)
     os._exit(0)
 

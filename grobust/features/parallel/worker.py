@@ -8,10 +8,9 @@ import os
 import pickle
 import queue
 import signal
-import sys
 import threading
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 __all__ = ["HEADER_BYTES", "main"]
 
@@ -21,10 +20,12 @@ HEADER_BYTES = 8
 def main() -> None:
     """Serve until the input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What libraries print is no answer.
+    # What libraries print is no answer. A loader that is forked closes its stdin, and waits for ever if a thread reads it.
+    parts = os.fdopen(os.dup(0), "rb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
+    threading.Thread(target=_listen, args=(parts, inbox), daemon=True).start()
     share = inbox.get()
     # After the listener: this loads torch for seconds, in which the parent can be killed too.
     from grobust.features.parallel.serve import serve
@@ -47,8 +48,7 @@ class _Answers:
             self._stream.flush()
 
 
-def _listen(inbox: "queue.SimpleQueue[bytes]") -> None:
-    source = sys.stdin.buffer
+def _listen(source: BinaryIO, inbox: "queue.SimpleQueue[bytes]") -> None:
     size = int.from_bytes(source.read(HEADER_BYTES), "big")
     share = source.read(size)
     if len(share) == size > 0:
