@@ -24,7 +24,7 @@ def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_commands_exist() -> None:
     commands = set(re.findall(r"^grobust (\w+)", README, re.MULTILINE))
     assert commands == {
-        "compare", "data", "diagnose", "extract", "finetune", "import", "info", "methods", "plot", "predict", "probe",
+        "cache", "compare", "data", "diagnose", "extract", "finetune", "import", "info", "methods", "plot", "predict", "probe",
         "report", "reproduce", "select", "spectrum", "sweep", "table", "verify",
     }  # fmt: skip
     assert commands <= set(get_command(app).commands)  # type: ignore[attr-defined]
