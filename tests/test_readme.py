@@ -24,8 +24,8 @@ def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_commands_exist() -> None:
     commands = set(re.findall(r"^grobust (\w+)", README, re.MULTILINE))
     assert commands == {
-        "compare", "data", "diagnose", "extract", "finetune", "import", "info", "methods", "plot", "predict", "probe",
-        "report", "reproduce", "select", "spectrum", "sweep", "table", "verify",
+        "cache", "compare", "data", "diagnose", "extract", "finetune", "import", "info", "methods", "plot", "predict",
+        "probe", "report", "reproduce", "select", "spectrum", "sweep", "table", "verify",
     }  # fmt: skip
     assert commands <= set(get_command(app).commands)  # type: ignore[attr-defined]
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()
