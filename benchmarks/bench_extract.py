@@ -58,7 +58,7 @@ def main() -> None:
             return photos(folder / f"{n}-{size[0]}", n if full else 8, size if full else (96, 72))
 
         def some(name: str, n: int) -> GroupedDataset:
-            return stratified_subset(load_dataset(name), n if full else 64, seed=1)
+            return stratified_subset(load_dataset(name), n if full else 24, seed=1)
 
         cases: dict[str, Callable[[str], Row]] = {
             "digits, 1,200 rows, efficientnet_lite0 at 96": bare(
