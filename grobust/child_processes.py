@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+from typing import BinaryIO, TextIO
 
-__all__ = ["child_environment", "how_it_ended"]
+__all__ = ["child_environment", "how_it_ended", "pipes_to_parent"]
 
 # Those of OpenMP (torch among them), OpenBLAS, MKL and numba.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -32,3 +33,17 @@ def child_environment(processes: int, *, gpus: str | None = None) -> dict[str, s
 def how_it_ended(code: int) -> str:
     """An exit code in words."""
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def pipes_to_parent() -> tuple[BinaryIO, TextIO]:
+    """What this process was given as stdin and stdout, for the caller alone.
+
+    What libraries print goes to stderr, since it is no answer, and stdin is empty: a loader that is forked closes it,
+    and would wait for ever for a thread that reads it.
+    """
+    told, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return told, answers

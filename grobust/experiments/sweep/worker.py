@@ -9,7 +9,9 @@ import queue
 import threading
 import time
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
+
+from grobust.child_processes import pipes_to_parent
 
 __all__ = ["main"]
 
@@ -18,12 +20,8 @@ TELL_EVERY_SECONDS = 0.2
 
 def main() -> None:
     """Serve until the input ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What libraries print is no answer. A loader that is forked closes its stdin, and waits for ever if a thread reads it.
-    told = os.fdopen(os.dup(0), encoding="utf-8")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    tasks: queue.SimpleQueue[str] = queue.SimpleQueue()
+    told, answers = pipes_to_parent()
+    tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(told, tasks), daemon=True).start()
     # After the listener: these load torch for seconds, in which the sweep can be killed too.
     from grobust.experiments.sweep.execute import Task, execute
@@ -34,7 +32,7 @@ def main() -> None:
         _say(answers, {"outcome": asdict(execute(task, _Teller(answers)))})
 
 
-def _listen(source: TextIO, tasks: "queue.SimpleQueue[str]") -> None:
+def _listen(source: BinaryIO, tasks: "queue.SimpleQueue[bytes]") -> None:
     for line in source:
         tasks.put(line)
     os._exit(0)

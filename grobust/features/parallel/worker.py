@@ -12,6 +12,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any, BinaryIO, TextIO
 
+from grobust.child_processes import pipes_to_parent
+
 __all__ = ["HEADER_BYTES", "main"]
 
 HEADER_BYTES = 8
@@ -19,11 +21,7 @@ HEADER_BYTES = 8
 
 def main() -> None:
     """Serve until the input ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What libraries print is no answer. A loader that is forked closes its stdin, and waits for ever if a thread reads it.
-    parts = os.fdopen(os.dup(0), "rb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
+    parts, answers = pipes_to_parent()
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(parts, inbox), daemon=True).start()
     share = inbox.get()
