@@ -31,6 +31,7 @@ from grobust.spectrum import (
     RatioInference,
     Spectra,
     diagnose,
+    inference_bytes,
     norm_ratios,
     ratio_inference,
     stream_spectra,
@@ -214,7 +215,8 @@ def _infer(
         if ratio.minority_id is None or ratio.majority_id is None or config.null == 0:
             found.append(None)
             continue
-        if _too_large(config, used, (ratio.minority_id, ratio.majority_id)):
+        rows = sum(int(used.groups.counts[g]) for g in (ratio.minority_id, ratio.majority_id))
+        if inference_bytes(rows, used.store.dim, permutations=config.permutations) > config.memory_bytes:
             notes.append(f"no null for class '{ratio.class_name}': its rows do not fit into memory_bytes")
             found.append(None)
             continue
@@ -231,11 +233,6 @@ def _infer(
     return tuple(found), notes
 
 
-def _too_large(config: SpectrumConfig, used: _Rows, groups: tuple[int, ...]) -> bool:
-    # Rows as read, centred, and in float64.
-    return 16 * used.store.dim * sum(int(used.groups.counts[g]) for g in groups) > config.memory_bytes
-
-
 def _diagnostics(
     config: SpectrumConfig, used: _Rows, head: Probe | None
 ) -> tuple[tuple[Diagnostic, ...], tuple[str, ...]]:
@@ -243,7 +240,9 @@ def _diagnostics(
         return (), ()
     largest = max(range(used.groups.n_groups), key=lambda g: int(used.groups.counts[g]))
     side = min(int(used.groups.counts[largest]), used.store.dim)
-    if _too_large(config, used, (largest,)) or side > 2 * COMPLETE_BELOW:
+    # Rows as read, centred, and in float64.
+    needed = 16 * used.store.dim * int(used.groups.counts[largest])
+    if needed > config.memory_bytes or side > 2 * COMPLETE_BELOW:
         return (), (f"no diagnostics: they need full decompositions, here of {side} × {side} matrices",)
     weight = bias = None
     if head is not None:

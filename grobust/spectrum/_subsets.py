@@ -19,7 +19,7 @@ from grobust.spectrum._staging import row_chunks
 from grobust.threads import Threads, one_thread, threads
 from grobust.typing import Array
 
-__all__ = ["RowSet", "draw_subsets"]
+__all__ = ["RowSet", "draw_subsets", "masked_bytes"]
 
 TOLERANCE = 1e-7
 USUAL_STEPS = 12
@@ -35,17 +35,21 @@ class _Machine:
     product_rate, memory_rate : multiplications and bytes per second (and thread), for the choice only
     columns : replicates of one product with masks
     stack_bytes : of the matrices and rows of one batch
+    mask_bytes : of masks and products with all rows, of all threads together
     """
 
     product_rate: float
     memory_rate: float
     columns: int
     stack_bytes: int
+    mask_bytes: int
 
 
 # On the host a stack of matrices stays near the cache; a device wants enough of them to be filled.
-HOST = _Machine(4e10, 5e9, 128, 1 << 24)
-DEVICE = _Machine(2e13, 2e12, 1024, 1 << 30)
+HOST = _Machine(4e10, 5e9, 128, 1 << 24, 1 << 29)
+DEVICE = _Machine(2e13, 2e12, 1024, 1 << 30, 8 << 30)
+# Of a row in a replicate: its mask in float32 and float64, its product, and what is taken out of that.
+MASKED_BYTES = 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +125,9 @@ class RowSet:
             # float32 products would leave Lanczos a residual of their rounding, and cost more steps than they save.
             way = RowSet(_double(self.rows)) if whole else RowSet(None, _double(self.matrix))
         columns, machine = self._machine.columns, self._machine
-        if plan != "masks":
+        if plan == "masks":
+            columns = max(1, min(columns, machine.mask_bytes // (MASKED_BYTES * self.n * team.count)))
+        else:
             side = size if plan == "cut" or whole is False else min(size, self.rows.shape[1])
             each = 4 * side**2
             if plan == "gather" and machine is DEVICE:
@@ -214,6 +220,11 @@ class RowSet:
             rows -= xp.mean(rows, axis=0)[None, :]
             made.append(rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows)
         return _stack_largest(xp.stack(made))
+
+
+def masked_bytes(n: int) -> int:
+    """Most memory of masks and products on the host, for n rows."""
+    return max(min(HOST.mask_bytes, 2 * HOST.columns * MASKED_BYTES * n), 2 * MASKED_BYTES * n)
 
 
 def draw_subsets(rng: np.random.Generator, n: int, m: int, count: int) -> NDArray[np.int64]:

@@ -16,10 +16,10 @@ from scipy.stats import t as student
 
 from grobust.arrays import array_namespace
 from grobust.errors import ConfigError, ShapeError
-from grobust.spectrum._subsets import RowSet, draw_subsets
+from grobust.spectrum._subsets import RowSet, draw_subsets, masked_bytes
 from grobust.typing import Array
 
-__all__ = ["RatioInference", "Reading", "ratio_inference", "size_matched_factor"]
+__all__ = ["RatioInference", "Reading", "inference_bytes", "ratio_inference", "size_matched_factor"]
 
 # The delete-d jackknife leaves out a fifth of the minority: one row is too few for λ1, which is not smooth where
 # eigenvalues meet, and a half changes the bias. Chosen by coverage, see benchmarks/README.md.
@@ -163,6 +163,15 @@ def ratio_inference(
         permutation_p=permutation_upper,
         permutation_p_two_sided=permutation_two_sided,
     )
+
+
+def inference_bytes(rows: int, dim: int, *, permutations: int = 0) -> int:
+    """Memory that `ratio_inference` takes on the host, the features (`rows` of both groups together) included.
+
+    Rows as given, centred, and in float64 while replicates are masked: 4 + 4 + 8 bytes a value; permutations hold the
+    rows pooled, centred and in float64 too. Masks and products of a batch of replicates come on top.
+    """
+    return (32 if permutations else 16) * rows * dim + masked_bytes(rows)
 
 
 def size_matched_factor(m: int, n: int) -> float:
