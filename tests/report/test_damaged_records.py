@@ -48,7 +48,8 @@ WRONG = (
     {},
     {"a": 1},
 )
-MISSING = object()
+# A string, so that the tests of two processes have the same names.
+MISSING = "(missing)"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def damaged(record: dict[str, Any], at: tuple[Any, ...], value: Any) -> dict[str
     inner = found
     for key in at[:-1]:
         inner = inner[key]
-    if value is MISSING:
+    if value == MISSING:
         del inner[at[-1]]
     else:
         inner[at[-1]] = value
