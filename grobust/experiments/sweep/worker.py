@@ -19,7 +19,7 @@ TELL_EVERY_SECONDS = 0.2
 def main() -> None:
     """Serve until the input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What libraries print is no answer. A loader that is forked closes its stdin, and waits for ever if a thread reads it.
+    # What libraries print is no answer. A forked loader closes stdin, and waits for ever if a thread was reading it.
     told = os.fdopen(os.dup(0), encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)

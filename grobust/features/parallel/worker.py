@@ -20,7 +20,7 @@ HEADER_BYTES = 8
 def main() -> None:
     """Serve until the input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What libraries print is no answer. A loader that is forked closes its stdin, and waits for ever if a thread reads it.
+    # What libraries print is no answer. A forked loader closes stdin, and waits for ever if a thread was reading it.
     parts = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
