@@ -20,6 +20,7 @@ from grobust.groups import Groups
 from grobust.heads import HeadInfo, Heads, save_heads
 from grobust.probe import Probe
 from grobust.settings import BalanceMethod
+from grobust.spectrum import inference_bytes
 
 COUNTS = (120, 25, 12, 60)
 
@@ -81,6 +82,15 @@ def test_balanced_rows_and_options(tmp_path: Path) -> None:
         run(store, split="val")
     with pytest.raises(ConfigError, match="null must not"):
         run(store, null=-1)
+
+
+def test_a_class_whose_rows_do_not_fit_has_no_null_and_says_so(tmp_path: Path) -> None:
+    store = write(tmp_path / "f.h5")
+    needed = [inference_bytes(145, 9, permutations=50), inference_bytes(72, 9, permutations=50)]
+    for memory, kept in ((needed[0], [True, True]), (needed[0] - 1, [False, True]), (needed[1] - 1, [False, False])):
+        report = run(store, memory_bytes=memory)
+        assert [inference is not None for inference in report.inferences] == kept
+        assert sum("do not fit into memory_bytes" in note for note in report.notes) == 2 - sum(kept)
 
 
 def test_heads_give_margins_and_gaps(tmp_path: Path) -> None:

@@ -39,6 +39,28 @@ def test_every_way_equals_the_loop(
     np.testing.assert_allclose(strict.largest(subsets), expected, rtol=1e-6)
 
 
+def test_batches_of_masks_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller batches, the same λ1; and what is said to be taken is more than what batches of that size take."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((400, 12)).astype(np.float32)
+    subsets = draw_subsets(rng, 400, 90, 60)
+    monkeypatch.setattr(RowSet, "_plan", lambda self, b, size: "masks")
+    sizes: list[int] = []
+
+    def watched(apply: object, start: np.ndarray, *, tolerance: float) -> np.ndarray:
+        sizes.append(len(start))
+        return largest_of_many(apply, start, tolerance=tolerance)
+
+    monkeypatch.setattr(_subsets, "largest_of_many", watched)
+    for most in (1 << 29, 12 * 28 * 400, 1):
+        monkeypatch.setattr(_subsets, "HOST", replace(_subsets.HOST, mask_bytes=most))
+        sizes.clear()
+        np.testing.assert_allclose(RowSet.of(x).largest(subsets), loop(x, subsets), rtol=1e-6)
+        assert sum(sizes) == 60
+        assert max(sizes) * 28 * 400 <= max(_subsets.masked_bytes(400) / 2, 12 * 28 * 400)
+        assert most > 1 or set(sizes) == {1}
+
+
 def test_complements_whole_and_gram_only() -> None:
     rng = np.random.default_rng(3)
     x = (rng.standard_normal((50, 80)) * np.arange(1, 81) ** -0.7).astype(np.float32)
