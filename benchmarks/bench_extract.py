@@ -51,8 +51,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
-        def bare(data: Callable[[], GroupedDataset], spec: str, size: int | None) -> Callable[[str], Row]:
-            return lambda name: _bare(name, data(), load_backbone(spec, device=args.device, image_size=size), pairs)
+        def bare(
+            data: Callable[[], GroupedDataset], spec: str, size: int | None, most: int = pairs
+        ) -> Callable[[str], Row]:
+            return lambda name: _bare(
+                name, data(), load_backbone(spec, device=args.device, image_size=size), min(pairs, most)
+            )
 
         def some_photos(n: int, size: tuple[int, int] = (512, 384)) -> ImageFiles:
             return photos(folder / f"{n}-{size[0]}", n if full else 8, size if full else (96, 72))
@@ -68,6 +72,12 @@ def main() -> None:
                 lambda: some_photos(128), "packaged:efficientnet_lite0", 224 if full else 64
             ),
             "photos, 64 rows, ResNet-50": bare(lambda: some_photos(64), "timm:resnet50@random", None if full else 64),
+            "photos, 64 rows, ViT-B/16": bare(
+                lambda: some_photos(64),
+                "timm:vit_base_patch16_224@random" if full else "timm:test_vit@random",
+                None,
+                most=3,
+            ),
             "tweets, 600 rows, MiniLM": bare(lambda: some("tweets", 600), MINILM, None),
             "tweets, 200 texts, padded to 128": lambda name: _tutorial(
                 name, some("tweets", 200), "one text at a time, padded", "max_length", pairs
