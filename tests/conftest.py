@@ -6,6 +6,8 @@ from pathlib import Path
 # No test may reach a model hub; set before any library reads it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Nor write to the user's cache: what wants one sets it.
+os.environ["GROBUST_CACHE"] = os.path.join(os.devnull, "no-cache-in-tests")
 
 import hypothesis
 import numpy as np

@@ -31,8 +31,11 @@ __all__ = ["Solution", "at_zero", "solve"]
 # Sufficient decrease and curvature of the line search (Nocedal & Wright, chapter 3).
 DECREASE, CURVATURE = 1e-4, 0.9
 MAX_TRIALS = 25
-# The quasi-Newton estimate of the distance from the minimum may be this much too small.
-SAFETY = 10.0
+# The quasi-Newton estimate of the distance from the minimum may be this much too small: 11 times has been seen where
+# classes are separable and strengths tiny, and 35 times with a preconditioner that knows few rows.
+SAFETY, SAFETY_OF_FEW_ROWS = 20.0, 100.0
+# So may the bound by the gradient, which the intercept, that no strength holds, is outside of.
+SAFETY_OF_GAP = 2.0
 # A head stalls when its loss has not decreased by more than rounding for so many iterations.
 PATIENCE = 10
 # Relative rounding of the losses.
@@ -114,16 +117,19 @@ def solve(
         design.features.shape, columns=start.shape[1], heads=n_heads, references=references(l2)[0].size
     )  # fmt: skip
     precondition: Preconditioner | None = None
+    safety = SAFETY
     rounding = ROUNDING_FLOAT64 if design.compute == xp.float64 else ROUNDING_FLOAT32
     moved = np.ones(n_heads, dtype=bool)
     for iteration in range(settings.max_iter + 1):
         if purchase.wanted(iteration, partial(_to_come, state, at_first, settings.rtol, iteration)):
             precondition = build(design, passes, state.heads, l2[state.heads], purchase.rows, threads)
             purchase.bought()
+            safety = SAFETY
             state.history = []
             state.pg = precondition(state.g, state.heads)
         elif iteration == 0 and purchase.few_rows and isinstance(start, np.ndarray):
             precondition = from_few_rows(design, passes, state.heads, l2, purchase.few_rows, threads)
+            safety = SAFETY_OF_FEW_ROWS
             state.pg = precondition(state.g, state.heads)
         direction, slope = _descent(state)
         norms = _host_norm(state.g)
@@ -131,7 +137,7 @@ def solve(
         # The larger of two in a row: one alone may be small by luck.
         latest = np.maximum(-slope / 2, 0)
         decrement, state.decrement = np.maximum(latest, state.decrement), latest
-        estimate = np.minimum(gap, SAFETY * decrement if precondition is not None else np.inf)
+        estimate = np.minimum(SAFETY_OF_GAP * gap, np.inf if precondition is None else safety * decrement)
         converged = (norms <= settings.gtol * start_norm[state.heads]) & (estimate <= settings.rtol * state.f)
         finished = converged | ~moved | (iteration == settings.max_iter)
         if finished.any():

@@ -322,7 +322,7 @@ def test_the_same_request_finds_the_same_store(tmp_path: Path, monkeypatch: pyte
     assert first.stat().st_mtime_ns == written
     assert json.loads(run(*request, "--limit", "60", "--json"))["result"] | {"seconds": 0} == {
         "path": str(first), "n": 60, "n_extracted": 0, "n_resumed": 0, "skipped": [], "seconds": 0,
-        "rows_per_second": 0.0, "reused": True, "notes": [],
+        "rows_per_second": 0.0, "reused": True, "notes": [], "profile": None,
     }  # fmt: skip
     second = Path(run(*request, "--limit", "60", "--dtype", "float16").strip())
     assert second != first

@@ -38,7 +38,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     script.write_text(WORKER)
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
+    # Eight cores, by either way of counting them.
     monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     engine = LocalEngine(jobs=4, logs=tmp_path / "logs", gpus=("3", "GPU-7f"))
     yield engine

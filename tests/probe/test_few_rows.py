@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from probe_problems import problem, row_weights, standardized
+from probe_problems import objective, problem, row_weights, standardized
 from sklearn.linear_model import LogisticRegression
 
-from grobust.probe import FitStatus, Head, _solver, fit_probes
+from grobust.probe import LBFGS, FitStatus, Head, _solver, fit_probes
 from grobust.probe._design import design
 from grobust.probe._few_rows import UNSEEN, from_few_rows
 from grobust.probe._passes import ArrayPasses, HostPasses
@@ -75,3 +75,26 @@ def test_wide_features_are_solved_with_it(dtype: type, k: int, monkeypatch: pyte
     loss -= logits[np.arange(520), y]
     w = w - w.mean(axis=0)
     assert fit.objective == pytest.approx(weights @ loss / weights.sum() + 0.5e-3 * (w**2).sum(), rel=1e-6)
+
+
+def test_labels_learnt_by_heart_are_within_what_is_promised() -> None:
+    """Random labels, nearly as many features as rows, tiny strengths: the distance from the minimum is hardest to tell.
+
+    Against a solve to 1e-10.
+    """
+    x, _ = problem(417, 384, 3, seed=1)
+    x = standardized(x).astype(np.float32)
+    y = np.random.default_rng(1).choice(3, 417, p=[0.2, 0.3, 0.5])
+    heads = [Head(weights=row_weights(kind, y), l2=l2) for kind in ("equal", "class", "some")
+             for l2 in np.logspace(-5, -1.5, 8).tolist()]  # fmt: skip
+    fits, exact = (
+        fit_probes(x, y, heads, n_classes=3, standardize=False, solver=solver)
+        for solver in (LBFGS(), LBFGS(rtol=1e-10, max_iter=5000))
+    )
+    for head, fit, best in zip(heads, fits, exact, strict=True):
+        assert fit.status is FitStatus.CONVERGED
+        found, least = (
+            objective(x.astype(np.float64), y, np.asarray(head.weights), head.l2, f.probe.weight, f.probe.bias)
+            for f in (fit, best)
+        )
+        assert (found - least) / least < 1e-6
