@@ -178,7 +178,8 @@ class GroupMetrics:
         """
         used = weights > 0
         w, c, t = weights[used], self.correct[used].astype(np.float64), self.counts[used].astype(np.float64)
-        value = float(np.sum(w * c / t))
+        # Weights sum to 1 but for rounding, which must not make an accuracy of more than 1.
+        value = min(float(np.sum(w * c / t)), 1.0)
         shrunk = (c + 2) / (t + 4)
         centre = float(np.sum(w * shrunk))
         n_effective = centre * (1 - centre) / float(np.sum(w**2 * shrunk * (1 - shrunk) / t))

@@ -60,7 +60,9 @@ def join_cluster(address: str | None, *, cpus: int) -> RayCluster:
     try:
         if not ray.is_initialized():
             ray.init(
-                address=address, log_to_driver=False, include_dashboard=False if address is None else None,
+                # None would take $RAY_ADDRESS, or a cluster that runs here.
+                address="local" if address is None else address, log_to_driver=False,
+                include_dashboard=False if address is None else None,
                 configure_logging=False, num_cpus=max(os.cpu_count() or 1, cpus) if address is None else None,
             )  # fmt: skip
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -50,6 +50,9 @@ class Threads:
                 done[place].set_result(work(items[place]))
             except BaseException as error:
                 done[place].set_exception(error)
+                # Nobody begins another piece; those before this one are begun, and it is the next to be looked at.
+                for _ in places:
+                    pass
 
         def help_out() -> None:
             for place in places:

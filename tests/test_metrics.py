@@ -145,3 +145,11 @@ def test_pooled_cells_equal_the_scheme_row_by_row(seed: int) -> None:
     assert found.as_dict() == expected.as_dict()
     with pytest.raises(ShapeError, match="expected"):
         pooled_metrics(found, names, cells)
+
+
+@pytest.mark.parametrize("n", [20, 21, 45, 47, 52, 58])
+def test_perfect_groups_average_to_one_and_no_more(n: int) -> None:
+    groups = Groups.from_arrays(np.arange(2 * n) % n, np.zeros(2 * n, dtype=int))
+    metrics = group_metrics(groups.labels, groups, train_counts=np.arange(1, n + 1))
+    assert metrics.average_group.value == 1
+    assert metrics.average_train_weighted.value <= 1

@@ -1,6 +1,7 @@
 """Work shared among threads: order, side by side every time, errors, nesting."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -52,6 +53,24 @@ def test_an_error_comes_out_and_ends_the_work() -> None:
             pool.map(work, range(10_000))
         assert len(begun) < 10_000
         assert pool.map(lambda i: i, range(5)) == list(range(5))
+
+
+def test_after_an_error_nobody_begins_another_piece() -> None:
+    """Though the pieces before it are still under way: Ctrl-C in a piece must not start the next."""
+    begun: list[int] = []
+
+    def work(i: int) -> None:
+        begun.append(i)
+        if i == 0:
+            time.sleep(0.3)
+        elif i == 1:
+            raise KeyboardInterrupt
+
+    with ExitStack() as stack:
+        pool = team(stack, 2)
+        with pytest.raises(KeyboardInterrupt):
+            pool.map(work, range(1000))
+        assert len(begun) <= 3
 
 
 def test_work_may_share_out_work_of_its_own() -> None:

@@ -1,5 +1,6 @@
 """Tables of `grobust sweep`."""
 
+import shlex
 from typing import TYPE_CHECKING
 
 from grobust_cli._output import note, show_json, show_table
@@ -64,5 +65,6 @@ def show_sweep(report: "SweepReport") -> None:
     )
     if after.recorded:
         stores = after.out / "stores"
-        drawn = f" --store {stores}" if stores.is_dir() else ""
-        note(f"to read them: grobust table {after.out}; grobust report {after.out}{drawn} --out report.html")
+        drawn = f" --store {shlex.quote(str(stores))}" if any(stores.glob("*.h5")) else ""
+        out = shlex.quote(str(after.out))
+        note(f"to read them: grobust table {out}; grobust report {out}{drawn} --out report.html")

@@ -30,12 +30,14 @@ def benchmark_file(folder: Place, names: Sequence[str], subfolders: Sequence[str
 
 def missing_file(folder: Place, names: Sequence[str], subfolders: Sequence[str], what: str) -> DataError:
     """The error of a folder without the table."""
-    content = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    content: list[Place] = sorted(folder.iterdir(), key=lambda path: path.name)
+    # Each look at what is a folder may be a request.
+    listed = [path.name + "/" * path.is_dir() for path in content[:LISTED]]
     more = f", … ({len(content)} in all)" if len(content) > LISTED else ""
     return DataError(
         f"{folder} does not look like the folder of {what}: there is no {' or '.join(names)}, neither there nor in "
         f"{', '.join(f'{name}/' for name in subfolders)}.\n"
-        f"It holds: {', '.join(content[:LISTED]) or 'nothing'}{more}."
+        f"It holds: {', '.join(listed) or 'nothing'}{more}."
     )
 
 

@@ -114,6 +114,19 @@ class CloudPath:
         with _cloud_errors(self) as files:
             return cast(BinaryIO, files.open(self._full, mode))
 
+    def read_bytes(self) -> bytes:
+        """The whole file, in as few requests as there may be.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        DataError
+            If it cannot be read to its end.
+        """
+        with _cloud_errors(self) as files, files.open(self._full, "rb") as file:
+            return bytes(file.read())
+
     @property
     def _full(self) -> str:
         # HTTP's file system takes addresses, the others what stands behind the protocol.

@@ -142,9 +142,8 @@ class ImageFiles(RowTable):
     def _from_cloud(self, path: CloudPath) -> Image.Image:
         what = f"{self.name}: image {path}"
         try:
-            with path.open() as file:
-                # Whole, since a decoder's many small reads would each be a request.
-                content = io.BytesIO(file.read())
+            # Whole, since a decoder's many small reads would each be a request.
+            content = io.BytesIO(path.read_bytes())
         except FileNotFoundError:
             raise DataError(f"{what} does not exist.") from None
         except OSError as error:

@@ -15,13 +15,13 @@ from grobust.experiments.gathered import DEFAULT_NAME
 from grobust.experiments.records import read_records
 from grobust.features._schema import Provenance
 from grobust.features.cache import (
+    PARTS_SUFFIX,
     State,
     StoredFile,
     cache_folder,
     list_stores,
     remove_store,
     stored_file,
-    writing_refused,
 )
 from grobust.features.store import FeatureStore
 
@@ -250,11 +250,7 @@ def run_cache_collect(config: CollectConfig) -> CollectReport:
         if config.max_bytes is not None and left <= config.max_bytes:
             break
         try:
-            if config.delete:
-                remove_store(entry.stored)
-            else:
-                with writing_refused(entry.stored):
-                    pass
+            remove_store(entry.stored, delete=config.delete)
         except StoreError as error:
             stayed.append((entry.stored.path, str(error)))
             continue
@@ -267,7 +263,11 @@ def _may_go(config: CollectConfig, entry: CacheEntry) -> bool:
     stored, age = entry.stored, time.time() - entry.last_needed
     if stored.state == State.UNREADABLE:
         return False
-    if any(fnmatch.fnmatch(stored.path.name, kept) or _same(stored.path, kept) for kept in config.keep):
+    paths = [stored.path]
+    if stored.state == State.UNFINISHED:
+        # Whoever keeps a store keeps what is there of it.
+        paths.append(stored.path.with_name(stored.path.name.removesuffix(PARTS_SUFFIX)))
+    if any(fnmatch.fnmatch(path.name, kept) or _same(path, kept) for kept in config.keep for path in paths):
         return False
     if stored.state == State.UNFINISHED and time.time() - stored.modified < UNFINISHED_SECONDS:
         return False

@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from numpy.typing import NDArray
@@ -60,12 +61,17 @@ class PartsRun:
         or is closed, every whole part is written.
         """
         begun: deque[Part] = deque()
-        encoded: list[Encoded] = []
-        through = 0
         loaded = load_batches(
             self.dataset, self.backbones[0].collate, _batches_of(parts, begun), workers=self.settings.workers,
             pin=self.encoder.device.type == "cuda", side=decode_side(self.backbones[0], self.settings),
         )  # fmt: skip
+        # Closed at once after an error or Ctrl-C: who keeps the traceback would keep the loader at work.
+        with closing(loaded):
+            yield from self._encoded(loaded, begun)
+
+    def _encoded(self, loaded: Iterator[Batch], begun: deque[Part]) -> Iterator[int]:
+        encoded: list[Encoded] = []
+        through = 0
         # Loader processes are forked here, before there is another thread.
         batch = self._next(loaded)
         with PartQueue(self.sinks, self.done, self.clock) as writing:

@@ -99,8 +99,10 @@ def _rate(backbones: Sequence[Backbone], settings: ExtractSettings, items: list[
         started = time.perf_counter()
         try:
             encoder.encode(batch)
-        except BackboneError:
-            return None
+        except BackboneError as error:
+            if isinstance(error.__cause__, (torch.OutOfMemoryError, MemoryError)):
+                return None
+            raise
         seconds.append(time.perf_counter() - started)
         # The encoder cuts a batch that does not fit.
         if encoder.notes:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import xxhash
 
-from grobust.errors import StoreError, StoreIncompleteError, StoreLockedError
+from grobust.errors import StoreCorruptError, StoreError, StoreLockedError
 from grobust.features._hdf5 import read_header
 from grobust.features._schema import Provenance
 from grobust.features.store import parts_folder
@@ -25,6 +25,7 @@ from grobust.typing import PathLike
 
 __all__ = [
     "CACHE_VARIABLE",
+    "PARTS_SUFFIX",
     "State",
     "StoredFile",
     "cache_folder",
@@ -32,14 +33,15 @@ __all__ = [
     "list_stores",
     "remove_store",
     "stored_file",
-    "writing_refused",
 ]
 
 CACHE_VARIABLE = "GROBUST_CACHE"
 PARTS_SUFFIX = ".parts"
 # What a writer keeps in its folder; a folder with anything else in it is somebody else's, or somebody put something
 # there.
-PARTS_FILES = re.compile(r"plan\.json|part-.*\.safetensors|skip-.*\.json|assembled\.h5|.*\.lock|\.lock.*|.*\.tmp")
+PARTS_FILES = re.compile(
+    r"plan\.json|part-.*\.safetensors|skip-.*\.json|assembled\.h5|worker-\d+\.log|.*\.lock|\.lock.*|.*\.tmp"
+)
 LOCK_FILES = re.compile(r".*\.lock|\.lock.*")
 PLAN_FIELDS = {"backbone", "weights_digest", "dataset", "dataset_digest", "rows", "dim", "format_version"}
 NAME_CHARACTERS = 40
@@ -141,7 +143,8 @@ def _finished(path: Path, status: os.stat_result) -> StoredFile | None:
     try:
         header = read_header(path)
     except StoreError as error:
-        state = State.UNREADABLE if isinstance(error, StoreIncompleteError) else State.DAMAGED
+        # What is not known to be damaged, such as a store of another version, is never removed.
+        state = State.DAMAGED if isinstance(error, StoreCorruptError) else State.UNREADABLE
         return StoredFile(path, state, status.st_size, status.st_mtime, {}, None, None, "", str(error), status.st_ino)
     if header is None:
         return None
@@ -168,37 +171,47 @@ def _unfinished(path: Path, status: os.stat_result) -> StoredFile | None:
     )  # fmt: skip
 
 
-def remove_store(stored: StoredFile) -> None:
+def remove_store(stored: StoredFile, *, delete: bool = True) -> None:
     """Remove a store, or the parts of one that is not finished; nothing that changed since it was listed.
+
+    Parameters
+    ----------
+    stored : as it was listed
+    delete : False only sees whether it may be removed
 
     Raises
     ------
     StoreLockedError
         If it is being written.
     StoreError
-        If it is another file by now, or a folder of parts holds something that is not grobust's.
+        If it is another file by now, a folder of parts holds something that is not grobust's, or the system refuses.
     """
-    with writing_refused(stored):
+    with _writing_refused(stored):
         now = stored_file(stored.path)
         if now is None or (now.file_number, now.state, now.size) != (stored.file_number, stored.state, stored.size):
             raise StoreError(f"{stored.path} has changed since it was listed; it stays. List it again.")
         if stored.state == State.UNREADABLE:
             raise StoreError(f"{stored.path} may be no store; it stays.")
-        if stored.state != State.UNFINISHED:
-            stored.path.unlink()
-            return
-        files = list(stored.path.iterdir())
+        files = list(stored.path.iterdir()) if stored.state == State.UNFINISHED else []
         foreign = [file.name for file in files if not (_is_plain(file) and PARTS_FILES.fullmatch(file.name))]
         if foreign:
             raise StoreError(f"{stored.path} holds what is not grobust's ({', '.join(sorted(foreign)[:3])}); it stays.")
-        # The plan goes last: whatever interrupts this, what is left can be listed and removed again.
-        for file in sorted(files, key=lambda file: file.name == "plan.json"):
-            file.unlink()
-        stored.path.rmdir()
+        if not delete:
+            return
+        try:
+            if stored.state != State.UNFINISHED:
+                stored.path.unlink()
+                return
+            # The plan goes last: whatever interrupts this, what is left can be listed and removed again.
+            for file in sorted(files, key=lambda file: file.name == "plan.json"):
+                file.unlink()
+            stored.path.rmdir()
+        except OSError as error:
+            raise StoreError(f"{stored.path} cannot be removed: {error.strerror or error}.") from error
 
 
 @contextmanager
-def writing_refused(stored: StoredFile) -> Iterator[None]:
+def _writing_refused(stored: StoredFile) -> Iterator[None]:
     """Hold the locks of a store's writers meanwhile.
 
     Raises

@@ -183,6 +183,8 @@ def _layer(backbone: Backbone, layer: str, pool: Pool | None) -> Backbone:
         )
     if pool is Pool.MODEL:
         raise BackboneError(f"Pooling 'model' is of the last layer; with --layer {layer} choose gap, cls or flatten.")
+    if pool is Pool.FLATTEN and backbone.kind == "text":
+        raise BackboneError(f"Texts differ in length, so --layer {layer} cannot be flattened. Choose mean or cls.")
     if not hasattr(backbone.forward, "body"):
         raise BackboneError(f"{backbone.spec} was built by hand and has no layers to choose from; see Forward.")
     chosen = pool or (Pool.MEAN if backbone.kind == "text" else Pool.GAP)
@@ -225,7 +227,8 @@ def _captured(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, A
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, given: Any, out: Any) -> None:
-            seen[name] = out
+            # A copy: a module behind it may work in place (ReLU, a residual sum) before this is pooled.
+            seen[name] = _copied(out)
 
         return hook
 
@@ -235,6 +238,14 @@ def _captured(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, A
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _copied(out: Any) -> Any:
+    if isinstance(out, Tensor):
+        return out.clone()
+    if isinstance(out, (tuple, list)) and out and isinstance(out[0], Tensor):
+        return type(out)((out[0].clone(), *out[1:])) if type(out) in (tuple, list) else out
+    return out
 
 
 def _about(out: Any) -> str:

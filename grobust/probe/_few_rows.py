@@ -27,11 +27,17 @@ PIECE = 512
 
 def from_few_rows(
     design: Design, passes: Passes, heads: NDArray[Any], l2: NDArray[Any], rows_wanted: int, threads: Threads
-) -> Preconditioner:
-    """Mean Hessian of the running heads' loss, where they are now, from strided rows; for NumPy arrays."""
+) -> Preconditioner | None:
+    """Mean Hessian of the running heads' loss, where they are now, from strided rows; for NumPy arrays.
+
+    None where most of these rows have no weight, as in folds by row number: they would say little, or nothing.
+    """
     n, d = design.features.shape
     stride = max(1, n // rows_wanted)
-    root, bias = _rows(design, passes, stride, threads)
+    curvature = passes.curvature(stride)
+    if 2 * np.count_nonzero(curvature > 0) < curvature.size:
+        return None
+    root, bias = _rows(design, curvature * (n / curvature.size), stride, threads)
     gram = np.sum(threads.map(lambda lo: root[:, lo : lo + PIECE] @ root[:, lo : lo + PIECE].T,
                               range(0, d, PIECE)), axis=0)  # fmt: skip
     unseen = UNSEEN * float(np.trace(gram)) / d
@@ -64,12 +70,11 @@ def from_few_rows(
     return apply
 
 
-def _rows(design: Design, passes: Passes, stride: int, threads: Threads) -> tuple[NDArray[Any], float]:
+def _rows(design: Design, curvature: NDArray[Any], stride: int, threads: Threads) -> tuple[NDArray[Any], float]:
     """(m, d) rows, standardized, the intercept's part taken out, times the root of their curvature; and the loss's
     second derivative by the intercept."""
     n, d = design.features.shape
     rows = np.arange(0, n, stride)
-    curvature = passes.curvature(stride) * (n / rows.size)
     bias = float(curvature.sum())
     out = np.empty((rows.size, d), dtype=design.compute)
     mean = np.zeros(d)

@@ -129,8 +129,9 @@ def solve(
             state.pg = precondition(state.g, state.heads)
         elif iteration == 0 and purchase.few_rows and isinstance(start, np.ndarray):
             precondition = from_few_rows(design, passes, state.heads, l2, purchase.few_rows, threads)
-            safety = SAFETY_OF_FEW_ROWS
-            state.pg = precondition(state.g, state.heads)
+            if precondition is not None:
+                safety = SAFETY_OF_FEW_ROWS
+                state.pg = precondition(state.g, state.heads)
         direction, slope = _descent(state)
         norms = _host_norm(state.g)
         gap = _gap(norms, state.l2)

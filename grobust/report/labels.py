@@ -164,7 +164,8 @@ def differences(records: Sequence[dict[str, Any]]) -> list[str]:
         if method_of(record) != BalanceMethod.NONE:
             own["by"] = str(_flat(record["config"]).get("by"))
         if method_of(record) == BalanceMethod.MIXTURE:
-            own |= {name: str(_flat(record["config"]).get(name)) for name in ("ratio", "sampler")}
+            config = _flat(record["config"])
+            own |= {"ratio": str(config.get("ratio")), "sampler": str(config.get("sampler", True))}
         described.append(own | settings_of(record))
     names = dict.fromkeys(name for own in described for name in own)
     return [name for name in names if len({own.get(name, "") for own in described}) > 1]

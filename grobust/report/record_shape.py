@@ -12,6 +12,8 @@ from grobust.errors import DataError
 __all__ = ["LARGEST", "RecordLine", "check_record", "place_of", "reading"]
 
 # Squares of larger numbers overflow; no measurement is as large.
+# A weighted mean of perfect accuracies may be a little more than 1.
+ROUNDING = 1e-9
 LARGEST = 1e150
 
 Shape = Callable[[Any, str], None]
@@ -112,7 +114,7 @@ def _positive(value: Any, at: str) -> None:
 
 
 def _proportion(value: Any, at: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1 + ROUNDING:
         _fail(at, "a proportion, 0 to 1", value)
 
 

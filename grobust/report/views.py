@@ -1,7 +1,6 @@
 """Records as what figures and pages draw. Nothing is computed here that a record does not say."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -165,7 +164,7 @@ def group_counts(records: Sequence[dict[str, Any]]) -> list[GroupCount]:
             if groups:
                 splits.setdefault(split, groups)
     return [
-        GroupCount(dataset, split, name.split(" / ")[0], name, n)
+        GroupCount(dataset, split, name.rpartition(" / ")[0], name, n)
         for dataset, splits in datasets.items()
         for split in ("train", "val", "test")
         for name, n in splits.get(split, {}).items()
@@ -281,17 +280,27 @@ def _curve(panel: str, name: str, record: dict[str, Any]) -> list[TrajectoryPoin
 
 
 def _labelled(records: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], RunLabel]]:
-    """Records of spectra; features of several networks on one data set are told apart by the network."""
+    """Records of spectra, of repeated ones the last.
+
+    Features of several networks, poolings or splits on one data set are told apart by what differs.
+    """
     spectra = [r for r in records if r.get("command") == "spectrum"]
     runs = {r["results"].get("run"): str(r["provenance"].get("backbone")) for r in records if _is_network(r)}
     networks = networks_of(spectra, runs)
     labels = [reading(r, spectrum_label) for r in spectra]
-    on = {(label.dataset, network) for label, network in zip(labels, networks, strict=True)}
-    several = {dataset for dataset, count in Counter(dataset for dataset, _ in on).items() if count > 1}
-    return [
-        (r, replace(label, dataset=f"{label.dataset}, {network}") if label.dataset in several else label)
-        for r, label, network in zip(spectra, labels, networks, strict=True)
-    ]
+    made = [(network, str(r["provenance"].get("pooling")), str(r["results"].get("split")))
+            for r, network in zip(spectra, networks, strict=True)]  # fmt: skip
+    # What follows on a data set, then on a network of it, then on a pooling of that.
+    following: dict[tuple[str, ...], set[str]] = {}
+    for label, parts in zip(labels, made, strict=True):
+        for i, part in enumerate(parts):
+            following.setdefault((label.dataset, *parts[:i]), set()).add(part)
+    last: dict[tuple[Any, ...], tuple[dict[str, Any], RunLabel]] = {}
+    for record, label, parts in zip(spectra, labels, made, strict=True):
+        told = [part for i, part in enumerate(parts) if len(following[label.dataset, *parts[:i]]) > 1]
+        named = replace(label, dataset=", ".join((label.dataset, *told)))
+        last[named, str(record["results"].get("store"))] = record, named
+    return list(last.values())
 
 
 def _is_network(record: dict[str, Any]) -> bool:

@@ -238,9 +238,20 @@ def test_parts_of_the_last_hour_stay(folder: Path) -> None:
     assert (folder / "begun.h5.parts").is_dir()
 
 
+def test_what_several_processes_left_goes_too_unless_its_store_is_kept(folder: Path) -> None:
+    (folder / "begun.h5.parts" / "worker-0.log").write_text("Killed")
+    age(folder / "begun.h5.parts", 40)
+    for kept in ("begun.h5", "*.h5", folder / "begun.h5"):
+        answer("gc", folder, "--older-than", "30d", "--keep", kept, "--delete")
+        assert (folder / "begun.h5.parts" / "worker-0.log").exists()
+    answer("gc", folder, "--older-than", "30d", "--delete")
+    assert not (folder / "begun.h5.parts").exists()
+
+
 def test_a_folder_of_parts_with_something_else_in_it_stays(folder: Path) -> None:
     (folder / "begun.h5.parts" / "thesis.tex").write_text("years of work")
     age(folder / "begun.h5.parts", 40)
+    assert "thesis.tex" in answer("gc", folder, "--older-than", "30d")["stayed"][0]["reason"]
     found = answer("gc", folder, "--older-than", "30d", "--delete")
     assert "thesis.tex" in found["stayed"][0]["reason"]
     assert (folder / "begun.h5.parts" / "plan.json").exists()
@@ -283,8 +294,10 @@ def test_a_store_of_an_unknown_version_is_listed_as_such(folder: Path) -> None:
     with h5py.File(folder / "old.h5", "r+") as file:
         file.attrs["encoding-version"] = 99
     store = answer("ls", folder)["stores"][3]
-    assert store["state"] == "damaged"
+    assert store["state"] == "unreadable"
     assert "version 99" in store["problem"]
+    assert "old.h5" not in str(answer("gc", folder, "--older-than", "1d", "--delete"))
+    assert (folder / "old.h5").exists()
 
 
 def test_a_name_is_made_of_all_that_decides_the_content() -> None:

@@ -119,6 +119,18 @@ def test_layers_equal_the_librarys_own_intermediates() -> None:
     torch.testing.assert_close(resnet.encode({"pixels": pixels}), expected)
 
 
+@pytest.mark.parametrize("layer", ["bn1", "layer4.1.bn2"])
+def test_a_layer_before_work_in_place_is_its_own_output(layer: str) -> None:
+    """A ReLU behind it that overwrites its input must not be what is stored."""
+    backbone = load_backbone("torchvision:resnet18@random", pool=Pool.GAP, layer=layer, image_size=64)
+    batch = backbone.collate([DIGITS[row] for row in range(2)])
+    seen: list[torch.Tensor] = []
+    hook = backbone.network.get_submodule(layer).register_forward_hook(lambda m, given, out: seen.append(out.clone()))
+    found = backbone.encode(batch)
+    hook.remove()
+    torch.testing.assert_close(found, seen[-1].mean((2, 3)))
+
+
 def test_a_killed_run_of_several_outputs_continues_each(tmp_path: Path) -> None:
     """One store finished, one interrupted, one not begun: the pass does what is left, and the bytes are the same."""
     settings = ExtractSettings(batch_size=4, part_rows=4)

@@ -77,6 +77,18 @@ def test_wide_features_are_solved_with_it(dtype: type, k: int, monkeypatch: pyte
     assert fit.objective == pytest.approx(weights @ loss / weights.sum() + 0.5e-3 * (w**2).sum(), rel=1e-6)
 
 
+@pytest.mark.parametrize(("n", "d", "period"), [(1000, 400, 2), (1500, 300, 5)])
+def test_weights_that_step_with_the_rows_are_no_trap(n: int, d: int, period: int) -> None:
+    """Folds by row number: every row that a stride meets may have weight 0."""
+    x, _ = problem(n, d, 2)
+    y = np.arange(n) // 2 % 2
+    for left_out in range(period):
+        weights = (np.arange(n) % period != left_out).astype(float)
+        (fit,) = fit_probes(x, y, [Head(weights=weights, l2=1e-2)], n_classes=2)
+        assert fit.status is FitStatus.CONVERGED
+        assert np.isfinite(fit.probe.weight).all()
+
+
 def test_labels_learnt_by_heart_are_within_what_is_promised() -> None:
     """Random labels, nearly as many features as rows, tiny strengths: the distance from the minimum is hardest to tell.
 

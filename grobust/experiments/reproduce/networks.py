@@ -71,7 +71,7 @@ def with_spectra(records: Sequence[dict[str, Any]]) -> list[Network]:
         if network is None:
             continue
         results = reading(record, _spectrum)
-        if (results["balance"], results["split"]) == (network.method, "train"):
+        if (results["balance"], results["split"]) == (network.results["method"], "train"):
             found[run] = replace(network, spectrum=results)
     return list(found.values())
 
