@@ -171,6 +171,8 @@ def _with(**shapes: Shape) -> Shape:
 def _estimate_in_order(value: Any, at: str) -> None:
     _with(value=_or_none(_proportion), low=_or_none(_proportion), high=_or_none(_proportion), n=_count)(value, at)
     low, high = value.get("low"), value.get("high")
+    if value.get("n") and any(value.get(name, 0) is None for name in ("value", "low", "high")):
+        _fail(at, "an estimate with value, low and high, as it has rows", value)
     if low is not None and high is not None and low > high:
         _fail(at, "an estimate whose low is not above its high", value)
 

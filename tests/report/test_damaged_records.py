@@ -50,6 +50,8 @@ WRONG = (
 )
 # A string, so that the tests of two processes have the same names.
 MISSING = "(missing)"
+# Taken modulo what there is to choose from: the same draws whatever the records hold.
+ANY = st.integers(0, 10**6)
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +113,21 @@ def read_by_all(path: Path, folder: Path) -> list[str]:
     return messages
 
 
+def records_of(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """`lines`, which Hypothesis would print as an argument: a warning, at their length."""
+    found: list[dict[str, Any]] = request.getfixturevalue("lines")
+    return found
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_no_damage_is_a_traceback(data: st.DataObject, lines: list[dict[str, Any]], tmp_path: Path) -> None:
-    number = data.draw(st.integers(0, len(lines) - 1))
+@given(line=ANY, place=ANY, wrong=st.sampled_from((*WRONG, MISSING)))
+def test_no_damage_is_a_traceback(
+    line: int, place: int, wrong: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    lines = records_of(request)
+    number = line % len(lines)
     where = list(places(dict(lines[number])))
-    at = data.draw(st.sampled_from(where))
-    wrong = data.draw(st.sampled_from((*WRONG, MISSING)))
+    at = where[place % len(where)]
     records = [dict(r) for r in lines]
     records[number] = damaged(records[number], at, wrong)
     path = write(tmp_path / "r.jsonl", records)
@@ -125,15 +135,17 @@ def test_no_damage_is_a_traceback(data: st.DataObject, lines: list[dict[str, Any
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_no_damage_breaks_a_figure(data: st.DataObject, lines: list[dict[str, Any]], tmp_path: Path) -> None:
+@given(line=ANY, place=ANY, wrong=st.sampled_from(WRONG), kind=st.sampled_from(tuple(PlotKind)))
+def test_no_damage_breaks_a_figure(
+    line: int, place: int, wrong: Any, kind: PlotKind, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """As above for `plot`, on what figures read."""
-    number = data.draw(st.integers(0, len(lines) - 1))
+    lines = records_of(request)
+    number = line % len(lines)
     where = [at for at in places(dict(lines[number])) if at[0] == "results" and at[-1] not in ("diagnostics", "notes")]
     records = [dict(r) for r in lines]
-    records[number] = damaged(records[number], data.draw(st.sampled_from(where)), data.draw(st.sampled_from(WRONG)))
+    records[number] = damaged(records[number], where[place % len(where)], wrong)
     path = write(tmp_path / "r.jsonl", records)
-    kind = data.draw(st.sampled_from(tuple(PlotKind)))
     out = tmp_path / "figure.svg"
     out.unlink(missing_ok=True)
     try:

@@ -208,6 +208,27 @@ def test_networks_on_one_data_set_stay_apart(records: list[dict[str, Any]]) -> N
     assert {p.dataset for p in rho_points(made[1:], last=True)} == {name}
 
 
+def test_spectra_of_two_splits_or_poolings_are_not_averaged_and_repeated_ones_count_once(
+    records: list[dict[str, Any]],
+) -> None:
+    (spectrum,) = (r for r in records if r["command"] == "spectrum")
+    first = spectrum["results"]["groups"][0]["name"]
+
+    def means(*changes: tuple[str, str]) -> dict[str, int]:
+        made = []
+        for split, pooling in changes:
+            one = copy.deepcopy(spectrum)
+            one["results"]["split"] = split
+            one["provenance"]["pooling"] = pooling
+            made.append(one)
+        return {m.dataset: m.runs for m in mean_spectra(group_spectra(made)) if m.group == first}
+
+    name = spectrum["results"]["dataset"]
+    assert means(("train", "gap"), ("train", "gap")) == {name: 1}
+    assert means(("train", "gap"), ("test", "gap")) == {f"{name}, train": 1, f"{name}, test": 1}
+    assert means(("train", "gap"), ("train", "cls")) == {f"{name}, gap": 1, f"{name}, cls": 1}
+
+
 def test_a_run_is_shown_without_its_folders_unless_two_would_be_one() -> None:
     a, b, c, plain = "run:/x/y/net@4", "run:/x/z/net@4", "run:/x/y/other@4", "timm:net@random"
     assert short_backbones([a, c, plain]) == {a: "run:net@4", c: "run:other@4", plain: plain}
