@@ -171,8 +171,6 @@ def _with(**shapes: Shape) -> Shape:
 def _estimate_in_order(value: Any, at: str) -> None:
     _with(value=_or_none(_proportion), low=_or_none(_proportion), high=_or_none(_proportion), n=_count)(value, at)
     low, high = value.get("low"), value.get("high")
-    if value.get("n") and any(value.get(name, 0) is None for name in ("value", "low", "high")):
-        _fail(at, "an estimate with value, low and high, as it has rows", value)
     if low is not None and high is not None and low > high:
         _fail(at, "an estimate whose low is not above its high", value)
 
@@ -210,7 +208,7 @@ _RECORD = _with(
     device=_text,
     section=_text,
     versions=_with(),
-    label_ledger=_with(),
+    label_ledger=_with(train=_list_of(_text), selection=_list_of(_text)),
     config=_with(ratio=_or_none(_positive), settings=_or_none(_with(ratio=_or_none(_positive)))),
     provenance=_with(dataset=_text, backbone=_text, options=_or_none(_with())),
     results=_with(

@@ -52,12 +52,13 @@ def method_result(record: dict[str, Any], panel: str | None = None, name: str | 
         dataset=panel or record["provenance"]["dataset"],
         method=name or str(method_of(record)),
         seed=_seed(record),
-        wga=test["wga"]["value"],
-        low=test["wga"]["low"],
-        high=test["wga"]["high"],
+        # A number each: `reading` says of a damaged record which line it is.
+        wga=float(test["wga"]["value"]),
+        low=float(test["wga"]["low"]),
+        high=float(test["wga"]["high"]),
         worst_group=test["worst_group"],
         n_worst_group=test["wga"]["n"],
-        average=test["average"]["value"],
+        average=float(test["average"]["value"]),
     )
 
 
@@ -73,7 +74,7 @@ def group_accuracies(records: Sequence[dict[str, Any]]) -> list[GroupAccuracy]:
         groups = (final_metrics(record) or {}).get("groups", [])
         seed = _seed(record)
         return [
-            GroupAccuracy(panel, name, seed, g["name"], g["n"], g["value"], g["low"], g["high"])
+            GroupAccuracy(panel, name, seed, g["name"], g["n"], g["value"], float(g["low"]), float(g["high"]))
             for g in groups
             if g["value"] is not None
         ]

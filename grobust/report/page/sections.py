@@ -179,7 +179,7 @@ def _rho(records: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
         panels.setdefault(r.run, []).append(
             {
                 "name": r.class_name, "rho": r.rho, "p": _json(r.p_value), "reading": r.reading,
-                "null": [r.quantiles[level] for level in NULL_LEVELS] if r.quantiles else None,
+                "null": [r.quantiles[level] for level in NULL_LEVELS] if set(NULL_LEVELS) <= {*r.quantiles} else None,
                 "minority": r.minority, "n_minority": r.n_minority, "n_majority": r.n_majority,
             }
         )  # fmt: skip
