@@ -106,7 +106,7 @@ def _wga(panel: str, results: Sequence[Any]) -> dict[str, Any]:
             "method": name,
             "style": style_of(name, i),
             "mean": found[name].cell.mean,
-            "sd": found[name].cell.sd,
+            "sd": found[name].cell.sd if found[name].cell.n > 1 else None,
             "low": _json(found[name].cell.low),
             "high": _json(found[name].cell.high),
             "seeds": [r.wga for r in found[name].results],
@@ -159,11 +159,8 @@ def _groups(points: Sequence[GroupAccuracy]) -> list[GroupRow]:
     rows = []
     for (panel, method, group), found in own.items():
         cell = mean_cell([p.accuracy for p in found], [(p.low, p.high) for p in found])
-        rows.append(
-            GroupRow(
-                panel, method, group, found[0].n, cell.mean, cell.sd, _json(cell.low), _json(cell.high), cell.n, False
-            )
-        )
+        sd, low, high = cell.sd if cell.n > 1 else None, _json(cell.low), _json(cell.high)
+        rows.append(GroupRow(panel, method, group, found[0].n, cell.mean, sd, low, high, cell.n, False))
     worst: dict[tuple[str, str], GroupRow] = {}
     for row in rows:
         key = row.panel, row.method
