@@ -18,7 +18,7 @@ from grobust.features.store import FeatureStore
 from grobust.heads import Heads, load_heads
 from grobust.report.page.content import Diagnosis, PageContent
 from grobust.report.page.render import render_page
-from grobust.report.page.sections import content_of_records
+from grobust.report.page.sections import content_of_records, summaries_of
 from grobust.report.whole_file import write_whole
 
 __all__ = ["PageReport", "run_report"]
@@ -96,7 +96,7 @@ def run_report(config: ReportConfig, *, on_progress: Callable[[int, int, str], N
             ]
             holding = [name for name, data in datasets.items() if _holds(data, store)]
             unused -= {*fitting, *holding}
-            head = _head(config, [heads[p] for p in fitting], store, content) if fitting else None
+            head = _head(config, [heads[p] for p in fitting], store, records) if fitting else None
             scatters.append(scatter_of(store, config, head))
             items = datasets[holding[0]] if holding else None
             found = None if head is None else examples_of(store, config, head, items)
@@ -170,20 +170,24 @@ def _trained_on(heads: Heads, store: FeatureStore) -> bool:
 
 
 def _head(
-    config: ReportConfig, fitting: Sequence[Heads], store: FeatureStore, content: PageContent
+    config: ReportConfig, fitting: Sequence[Heads], store: FeatureStore, records: Sequence[dict[str, Any]]
 ) -> HeadOnStore | None:
     """The head asked for, or the recommended one, on a store's test rows; None where there are none."""
     if config.head is None:
-        heads, index = _recommended(fitting, store, content)
+        heads, index = _recommended(fitting, store, records)
     else:
         heads, index = fitting[0], fitting[0].index(config.head)
     return predict_test(store, heads.probe(index), heads.infos[index])
 
 
-def _recommended(fitting: Sequence[Heads], store: FeatureStore, content: PageContent) -> tuple[Heads, int]:
-    """The first head of the method that the page recommends for this data set; the first of all where there is none."""
-    for card in content.summaries:
-        if card.method is not None and card.title.startswith(store.provenance.dataset):
+def _recommended(fitting: Sequence[Heads], store: FeatureStore, records: Sequence[dict[str, Any]]) -> tuple[Heads, int]:
+    """The first head of the method that the page recommends for this store; the first of all where there is none."""
+    made = store.provenance
+    of_data = [r for r in records if r["provenance"].get("dataset") == made.dataset]
+    # Probes of these features know best which of their heads to show; then whatever was run on this data set.
+    probes = [r for r in of_data if r["command"] == "probe" and r["provenance"].get("backbone") == made.backbone]
+    for card in summaries_of(probes or of_data):
+        if card.method is not None:
             base = card.method.split(" ")[0].rstrip(",")
             for heads in fitting:
                 for i, info in enumerate(heads.infos):

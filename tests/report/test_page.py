@@ -218,6 +218,23 @@ def test_the_folder_of_a_sweep_brings_its_stores_and_heads(world: World, tmp_pat
     assert run_report(ReportConfig(records=(sweep.root,), out=tmp_path / "r.html", points=20)).content.examples == ()
 
 
+def test_the_head_shown_is_what_probes_of_these_features_recommend(world: World, tmp_path: Path) -> None:
+    records = read_records(world.records)
+    config = ReportConfig(
+        records=(world.records,), stores=(world.store,), heads=(world.heads,), out=tmp_path / "r.html", points=20
+    )
+    shown = run_report(config).content.examples[0].caption
+    assert "Head 'mixture" not in shown
+    # Runs of another backbone come first, and would recommend `mixture`, their only method.
+    others = [r for r in records if r["command"] == "probe" and r["results"]["method"] == "mixture"]
+    for record in others:
+        record["provenance"]["backbone"] = "timm:other"
+    assert others
+    more = tmp_path / "records.jsonl"
+    more.write_text("".join(json.dumps(r) + "\n" for r in [*others, *read_records(world.records)]), encoding="utf-8")
+    assert run_report(replace(config, records=(more,))).content.examples[0].caption == shown
+
+
 def test_bad_input_is_said_and_nothing_is_written(world: World, tmp_path: Path) -> None:
     other = write_store_of(tmp_path / "other.h5", make_plan())
     broken = tmp_path / "broken.json"
