@@ -6,7 +6,7 @@ features do. Everything is float64.
 
 # mypy: disallow_untyped_decorators=false
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numba import carray, njit, types
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from grobust.threads import Threads
 
-__all__ = ["two_loop"]
+__all__ = ["places", "two_loop"]
 
 # Sums may be reordered, which vectorization needs; NaN and infinities keep their meaning.
 MATH = {"reassoc", "nsz", "arcp", "contract"}
@@ -23,23 +23,37 @@ MATH = {"reassoc", "nsz", "arcp", "contract"}
 SHARED_NUMBERS = 1 << 15
 
 
+class Pair(Protocol):
+    """What the recursion reads of a pair: `inverse` (K), 1 / (step · change) or 0, and the `places` of its vectors."""
+
+    @property
+    def inverse(self) -> NDArray[Any]: ...
+
+    @property
+    def places(self) -> NDArray[Any] | None: ...
+
+
+def places(step: NDArray[Any], change: NDArray[Any], smoothed: NDArray[Any]) -> NDArray[Any]:
+    """(3) uint64 addresses of a pair's vectors, float64 without gaps; they hold as long as the arrays live."""
+    parts = (step, change, smoothed)
+    assert all(part.dtype == np.float64 and part.flags.c_contiguous for part in parts)
+    return np.array([part.ctypes.data for part in parts], dtype=np.uint64)
+
+
 def two_loop(
-    history: Sequence[Sequence[NDArray[Any]]], gradient: NDArray[Any], preconditioned: NDArray[Any], threads: Threads
+    history: Sequence[Pair], gradient: NDArray[Any], preconditioned: NDArray[Any], threads: Threads
 ) -> NDArray[Any]:
     """Inverse Hessian estimate times the gradient, as `_solver` has it.
 
     Parameters
     ----------
-    history : of pairs, oldest first: step, change, preconditioned change (K, c, d + 1), and 1 / (step · change) (K)
+    history : pairs of vectors like the gradient, oldest first
     gradient, preconditioned : (K, c, d + 1) float64
     """
     if not history:
         return preconditioned
     heads = gradient.shape[0]
-    # Alive until the call is over, as the compiled code knows addresses only.
-    kept = [[np.ascontiguousarray(part, dtype=np.float64) for part in pair] for pair in history]
-    addresses = np.array([[part.ctypes.data for part in pair[:3]] for pair in kept], dtype=np.uint64)
-    inverse = np.stack([pair[3] for pair in kept])
+    addresses, inverse = np.array([pair.places for pair in history]), np.array([pair.inverse for pair in history])
     g, pg = (np.ascontiguousarray(a, dtype=np.float64).reshape(heads, -1) for a in (gradient, preconditioned))
     out = np.empty_like(g)
     if g.size < SHARED_NUMBERS:

@@ -64,12 +64,21 @@ class Solution:
 
 
 class _Pair(NamedTuple):
-    """A step, the gradient's change over it, the preconditioned change, and 1 / (step · change) or 0."""
+    """A step, the gradient's change over it, the preconditioned change, and 1 / (step · change) or 0; for NumPy arrays
+    where the first three are."""
 
     step: Array
     change: Array
     smoothed: Array
     inverse: Array
+    places: NDArray[Any] | None
+
+
+def _pair(step: Array, change: Array, smoothed: Array, inverse: Array) -> _Pair:
+    if not isinstance(step, np.ndarray):
+        return _Pair(step, change, smoothed, inverse, None)
+    vectors = [np.ascontiguousarray(part) for part in (step, change, smoothed)]
+    return _Pair(*vectors, inverse, _numba_solver.places(*vectors))
 
 
 @dataclass(eq=False)
@@ -93,7 +102,7 @@ class _State:
         self.still, self.decrement = self.still[chosen], self.decrement[chosen]
         self.w, self.g = xp.take(self.w, index, axis=0), xp.take(self.g, index, axis=0)
         self.pg = xp.take(self.pg, index, axis=0)
-        self.history = [_Pair(*(xp.take(part, index, axis=0) for part in pair)) for pair in self.history]
+        self.history = [_pair(*(xp.take(part, index, axis=0) for part in pair[:4])) for pair in self.history]
 
 
 def solve(
@@ -121,7 +130,9 @@ def solve(
     rounding = ROUNDING_FLOAT64 if design.compute == xp.float64 else ROUNDING_FLOAT32
     moved = np.ones(n_heads, dtype=bool)
     for iteration in range(settings.max_iter + 1):
-        if purchase.wanted(iteration, partial(_to_come, state, at_first, settings.rtol, iteration)):
+        norms = _host_norm(state.g)
+        gap = _gap(norms, state.l2)
+        if purchase.wanted(iteration, partial(_to_come, gap, state, at_first, settings.rtol, iteration)):
             precondition = build(design, passes, state.heads, l2[state.heads], purchase.rows, threads)
             purchase.bought()
             safety = SAFETY
@@ -133,8 +144,6 @@ def solve(
                 safety = SAFETY_OF_FEW_ROWS
                 state.pg = precondition(state.g, state.heads)
         direction, slope = _descent(state, threads)
-        norms = _host_norm(state.g)
-        gap = _gap(norms, state.l2)
         # The larger of two in a row: one alone may be small by luck.
         latest = np.maximum(-slope / 2, 0)
         decrement, state.decrement = np.maximum(latest, state.decrement), latest
@@ -205,9 +214,8 @@ def at_zero(passes: Passes) -> Evaluation:
     return Evaluation(*(xp.take(part, xp.asarray(of), axis=0) for part in found))
 
 
-def _to_come(state: _State, at_first: NDArray[Any], rtol: float, iteration: int) -> float:
-    gap = _gap(_host_norm(state.g), state.l2) / state.f
-    return passes_to_come(gap, at_first[state.heads], rtol, iteration)
+def _to_come(gap: NDArray[Any], state: _State, at_first: NDArray[Any], rtol: float, iteration: int) -> float:
+    return passes_to_come(gap / state.f, at_first[state.heads], rtol, iteration)
 
 
 def _store(
@@ -266,7 +274,7 @@ def _step(
     usable = curvature > 1e-300
     inverse = xp.where(usable, 1 / xp.where(usable, curvature, xp.ones_like(curvature)), xp.zeros_like(curvature))
     pg = g if precondition is None else precondition(g, state.heads)
-    state.history = [*state.history, _Pair(step, change, pg - state.pg, inverse)][-memory:]
+    state.history = [*state.history, _pair(step, change, pg - state.pg, inverse)][-memory:]
     before, state.g, state.pg, state.f = state.f, g, pg, f
     state.still = np.where(before - f > tolerance, 0, state.still + 1)
     return (t > 0) & (state.still < PATIENCE)

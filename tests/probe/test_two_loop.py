@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from grobust.arrays import to_numpy
 from grobust.probe import _numba_solver
-from grobust.probe._solver import _Pair, _State, _two_loop
+from grobust.probe._solver import _Pair, _pair, _State, _two_loop
 from grobust.threads import one_thread, threads
 from grobust.typing import Array
 
 
-def a_history(rng: np.random.Generator, heads: int, columns: int, size: int, pairs: int) -> list[list[NDArray]]:
+def a_history(rng: np.random.Generator, heads: int, columns: int, size: int, pairs: int) -> list[_Pair]:
     """Pairs of a random positive definite Hessian; some heads have a pair that counts for nothing."""
     root = rng.standard_normal((heads, columns * size, columns * size)) / np.sqrt(columns * size)
     hessian = root @ root.transpose(0, 2, 1) + 0.1 * np.eye(columns * size)
@@ -24,11 +24,11 @@ def a_history(rng: np.random.Generator, heads: int, columns: int, size: int, pai
         change = np.einsum("kij,kj->ki", hessian, step)
         inverse = np.where(rng.random(heads) < 0.2, 0.0, 1 / (step * change).sum(axis=1))
         shape = (heads, columns, size)
-        found.append([step.reshape(shape), change.reshape(shape), 0.5 * change.reshape(shape), inverse])
+        found.append(_pair(step.reshape(shape), change.reshape(shape), 0.5 * change.reshape(shape), inverse))
     return found
 
 
-def general(history: list[list[NDArray]], g: NDArray, pg: NDArray) -> NDArray:
+def general(history: list[_Pair], g: NDArray, pg: NDArray) -> NDArray:
     xp = array_api_strict
 
     def there(array: NDArray) -> Array:
@@ -37,7 +37,7 @@ def general(history: list[list[NDArray]], g: NDArray, pg: NDArray) -> NDArray:
     none = np.zeros(g.shape[0])
     state = _State(
         np.arange(g.shape[0]), there(g), there(g), there(pg), none, none, none, none,
-        [_Pair(*map(there, pair)) for pair in history],
+        [_pair(*map(there, pair[:4])) for pair in history],
     )  # fmt: skip
     return to_numpy(_two_loop(state, one_thread()))
 
@@ -51,16 +51,21 @@ def test_compiled_equals_general(seed: int, heads: int, columns: int, size: int,
     np.testing.assert_allclose(found, general(history, g, 0.5 * g), rtol=1e-9, atol=1e-9)
 
 
-def test_threads_and_strided_arrays_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     history = a_history(rng, 7, 2, 5, 4)
     g = rng.standard_normal((7, 2, 5))
     expected = _numba_solver.two_loop(history, g, 0.5 * g, one_thread())
-    turned = [[np.asfortranarray(part) for part in pair] for pair in history]
     monkeypatch.setattr(_numba_solver, "SHARED_NUMBERS", 1)
     with threads() as pool:
-        found = _numba_solver.two_loop(turned, np.asfortranarray(g), 0.5 * np.asfortranarray(g), pool)
+        found = _numba_solver.two_loop(history, np.asfortranarray(g), 0.5 * g, pool)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_vectors_with_gaps_are_not_taken() -> None:
+    wide = np.zeros((2, 1, 6))
+    with pytest.raises(AssertionError):
+        _numba_solver.places(wide, wide, wide[:, :, ::2])
 
 
 def test_the_product_with_the_bfgs_matrix() -> None:
@@ -68,8 +73,7 @@ def test_the_product_with_the_bfgs_matrix() -> None:
     rng = np.random.default_rng(2)
     size, g = 6, rng.standard_normal((1, 1, 6))
     history = a_history(rng, 1, 1, size, 3)
-    for pair in history:
-        pair[3] = 1 / (pair[0] * pair[1]).sum(axis=(1, 2))
+    history = [_pair(*pair[:3], 1 / (pair.step * pair.change).sum(axis=(1, 2))) for pair in history]
     s, y = (history[-1][i].ravel() for i in (0, 1))
     inverse = 0.5 * np.eye(size) * (s @ y) / (y @ (0.5 * y))
     for pair in history:
