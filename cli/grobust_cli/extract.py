@@ -65,7 +65,9 @@ def extract(
     view: Annotated[
         list[str] | None,
         typer.Option(
-            help="plain, or mirror for the mirror image. Repeatable, in one pass, into NAME.gap.mirror.h5 and so on.",
+            help="plain; mirror, the mirror image; five-crop, the mean of the features of the four corners and the "
+            "centre of the resized image; ten-crop, of these and their mirror images. Repeatable, in one pass, into "
+            "NAME.gap.mirror.h5 and so on. An image is decoded once, and goes through the network for each crop.",
             show_default=False,
         ),
     ] = None,

@@ -47,7 +47,7 @@ class ExtractConfig:
     split : rule that splits anew, see `grobust.data.resplit`; None for the splits as they are
     pool : which vector is the feature; None for the backbone's own
     pools, layers, views : instead of `pool`, several in one pass: each layer (a module's name; none for the last) with
-        each pooling, of the image (``plain``) and its mirror image (``mirror``); each into a store of its own
+        each pooling, of each of the image's views (`grobust.models.views.View`); each into a store of its own
     image_size, max_tokens : input size; None for the backbone's own
     limit : keep this many rows, with the group shares of each split; None for all
     seed : of the draw that `limit` makes

@@ -30,7 +30,8 @@ from grobust.features.extract import (
 from grobust.features.parallel.local import ProcessCrew
 from grobust.models.backbone import Backbone, Pool
 from grobust.models.backbones import load_backbones
-from grobust.models.outputs import View, output_name
+from grobust.models.outputs import output_name
+from grobust.models.views import View
 
 __all__ = ["ExtractReport", "run_extract", "store_paths", "torch_device", "visible_gpus"]
 

@@ -16,6 +16,7 @@ from grobust.features._plan import ExtractSettings, OnError, Part, decode_side
 from grobust.features._write import PartQueue, RowSink
 from grobust.features.profile import StageClock
 from grobust.models.backbone import Backbone
+from grobust.models.views import collate_of
 
 __all__ = ["PartsRun"]
 
@@ -62,7 +63,7 @@ class PartsRun:
         """
         begun: deque[Part] = deque()
         loaded = load_batches(
-            self.dataset, self.backbones[0].collate, _batches_of(parts, begun), workers=self.settings.workers,
+            self.dataset, collate_of(self.backbones), _batches_of(parts, begun), workers=self.settings.workers,
             pin=self.encoder.device.type == "cuda", side=decode_side(self.backbones[0], self.settings),
         )  # fmt: skip
         # Closed at once after an error or Ctrl-C: who keeps the traceback would keep the loader at work.
