@@ -21,6 +21,11 @@ def show_profile(profile: "ExtractProfile") -> None:
         f"Where the time went: {profile.rows} rows", ["stage", "where", "seconds", "% of the run", "rows/s"], rows,
         text_columns=2,
     )  # fmt: skip
+    if profile.processes > 1:
+        note(
+            f"stages are summed up over {profile.processes} processes; shares are of the time that these ran together, "
+            "rates those of one, and the whole run has their start in it too"
+        )
     if profile.padding is not None:
         note(f"{percent(profile.padding)}% of the text batches was padding")
     note(f"the pace is set by: {profile.limit}", *profile.advice)

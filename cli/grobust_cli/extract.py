@@ -95,6 +95,14 @@ def extract(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the network first (torch.compile); changes last bits.")
     ] = False,
+    channels_last: Annotated[
+        bool,
+        typer.Option(
+            "--channels-last/--no-channels-last",
+            help="Memory layout of images and convolutions: the channels of a pixel side by side, as most networks are "
+            "fastest with, or one channel after the other; changes last bits.",
+        ),
+    ] = True,
     profile: Annotated[
         bool, typer.Option("--profile", help="Print where the time went and what to change; waits for the GPU.")
     ] = False,
@@ -181,6 +189,7 @@ def extract(
         crew=crew,
         fast_decode=fast_decode,
         compile=compile_,
+        channels_last=channels_last,
         profile=profile,
     )
     with progress_bar(f"extract {dataset}") as advance:

@@ -53,7 +53,8 @@ class ExtractConfig:
     seed : of the draw that `limit` makes
     device : ``cpu`` or ``cuda``
     batch_size : rows per forward pass; None to find out by trying, unless an earlier run has
-    precision, dtype, workers, on_error, fast_decode, compile : see `grobust.features.extract.ExtractSettings`
+    precision, dtype, workers, on_error, fast_decode, compile, channels_last : see
+        `grobust.features.extract.ExtractSettings`
     profile : measure where the time goes
     resume : continue from the parts of an interrupted run
     overwrite : replace a finished store
@@ -82,6 +83,7 @@ class ExtractConfig:
     on_error: str = "stop"
     fast_decode: bool = False
     compile: bool = False
+    channels_last: bool = True
     profile: bool = False
     resume: bool = True
     overwrite: bool = False

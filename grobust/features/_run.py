@@ -29,7 +29,7 @@ class PartsRun:
     backbones : outputs of one network, see `grobust.models.backbones.load_backbones`
     sinks : for each output, what takes a part when it is whole; called from a thread of its own
     interrupted : ends the work between two batches, with `KeyboardInterrupt`
-    done : for each sink, rows that it has already; None if none
+    done : for each sink, (n) whether it has a row already, or None if none; None if none at all
     clock : adds up where the time goes
     """
 
@@ -41,7 +41,7 @@ class PartsRun:
         sinks: Sequence[RowSink],
         interrupted: threading.Event,
         *,
-        done: Sequence[NDArray[Any]] | None = None,
+        done: Sequence[NDArray[Any] | None] | None = None,
         clock: StageClock | None = None,
     ) -> None:
         self.interrupted = interrupted

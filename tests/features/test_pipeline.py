@@ -175,7 +175,7 @@ def test_advice_follows_from_the_numbers(seconds: dict[str, float], device: str,
     clock = StageClock(rows=900)
     for name, value in seconds.items():
         clock.add(name, value)
-    found = clock.profile(10.0, workers=0, device=device, precision="float32", batch_size=64)
+    found = clock.profile(10.0, workers=0, device=device, precision="float32", batch_size=64, cores=4)
     assert found.limit == limit
     assert text in " ".join(found.advice)
     assert found.padding is None
@@ -183,7 +183,7 @@ def test_advice_follows_from_the_numbers(seconds: dict[str, float], device: str,
 
 def test_padding_is_worth_a_word() -> None:
     clock = StageClock(rows=10, tokens=60, padded=100)
-    found = clock.profile(1.0, workers=0, device="cpu", precision="float32", batch_size=64)
+    found = clock.profile(1.0, workers=0, device="cpu", precision="float32", batch_size=64, cores=4)
     assert found.padding == pytest.approx(0.4)
     assert "40% of the text batches is padding" in found.advice[-1]
 
