@@ -78,8 +78,8 @@ def extract(
     batch_size: Annotated[
         str,
         typer.Option(
-            help="Rows per forward pass; halved when memory runs out. `auto` tries what is fastest (a run that "
-            "continues keeps its size).",
+            help="Rows per forward pass; halved when memory runs out. `auto` tries what is fastest, with --devices or "
+            "--engine ray the smallest of what each finds (a run that continues keeps its size).",
             metavar="N|auto",
         ),
     ] = "64",
@@ -104,7 +104,11 @@ def extract(
         ),
     ] = True,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Print where the time went and what to change; waits for the GPU.")
+        bool,
+        typer.Option(
+            "--profile",
+            help="Print where the time went and what to change; waits for the GPU. Of several processes, added up.",
+        ),
     ] = False,
     on_error: Annotated[str, typer.Option(help="Inputs that cannot be read: stop, or skip and list them.")] = "stop",
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = True,
@@ -150,6 +154,9 @@ def extract(
 
     - `grobust extract --dataset digits --backbone timm:vit_base_patch16_224.augreg_in21k --pool gap --pool cls
       --profile --out f.h5`: f.gap.h5 and f.cls.h5 in one pass, and where its time went
+
+    - `grobust extract --dataset digits --backbone torchvision:resnet50 --view plain --view ten-crop --out f.h5`: the
+      centre of an image, and the mean over ten crops of it
 
     - `grobust extract --dataset celeba --data-dir D --backbone timm:resnet50.tv_in1k --devices 0,1,2,3 --out f.h5`
 

@@ -52,6 +52,7 @@ class ExtractProfile:
     padding : share of text batches that is padding; None for images
     advice : what to change, the most useful first
     processes : that told where their time went
+    process_seconds : that they ran together, without their start; of one process, the seconds of the run
     """
 
     seconds: float
@@ -61,6 +62,7 @@ class ExtractProfile:
     padding: float | None
     advice: tuple[str, ...]
     processes: int = 1
+    process_seconds: float = 0.0
 
 
 @dataclass
@@ -137,7 +139,7 @@ class StageClock:
             self.seconds, limit, rows=self.rows, padding=padding, workers=workers, cores=cores,
             device=device, precision=precision, batch_size=batch_size,
         )  # fmt: skip
-        return ExtractProfile(seconds, self.rows, stages, limit, padding, advised, max(1, self.processes))
+        return ExtractProfile(seconds, self.rows, stages, limit, padding, advised, max(1, self.processes), whole)
 
     def _limit(self, whole: float) -> str:
         of = self.seconds

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 from collections.abc import Iterator
 from itertools import pairwise
@@ -139,16 +140,18 @@ def test_a_profile_of_processes_adds_up_and_their_batch_size_is_the_smallest(tmp
     found = result.profile
     assert found is not None
     assert other.profile == found
-    assert found.processes == 2
+    # One that starts late may find nothing left to do.
+    assert found.processes in (1, 2)
     assert found.rows == 120
     at = {each.stage: each for each in found.stages}
     assert list(at) == list(STAGES)
     # 60 batches, each slept in once for both outputs.
-    assert 1.2 <= at["network"].seconds < 2.4
+    assert 1.2 <= at["network"].seconds < 9
     assert at["write"].seconds > 0
     main = sum(each.share for each in found.stages if each.place == "main")
     assert 0 < main <= 1.001
     assert found.seconds > at["network"].seconds / 2
+    assert found.process_seconds <= 2 * found.seconds
     # A pass takes as long for any number of rows, so only memory ends it.
     assert crew.batch_size(DATA, [text_backbone(CodesForward(limit=40, seconds=0.005))], SETTINGS) == 32
 
@@ -172,6 +175,8 @@ def test_the_command_with_all_of_it(tmp_path: Path) -> None:
     said = " ".join(two.output.split())
     assert f"batch size {size}" in said
     assert "Where the time went: 60 rows" in said
+    # The first to be ready may have done it all.
+    assert re.search(r"stages are summed up over [12] process\(es\)", said)
     one = ["--device", "cpu", "--batch-size", size, "--json", "--out", str(tmp_path / "one.h5")]
     alone = CliRunner().invoke(app, [*command, *one])
     assert alone.exit_code == 0, alone.output
@@ -187,7 +192,7 @@ def test_clocks_add_up() -> None:
         whole.take(json.loads(json.dumps(clock.counted())) | {"running": 4.0})
     found = whole.profile(3.0, workers=0, device="cpu", precision="float32", batch_size=64, cores=1)
     at = {each.stage: each for each in found.stages}
-    assert (found.rows, found.processes, found.seconds) == (50, 2, 3.0)
+    assert (found.rows, found.processes, found.seconds, found.process_seconds) == (50, 2, 3.0, 8.0)
     assert (at["network"].seconds, at["network"].share) == (3.0, 3 / 8)
     assert at["network"].rows_per_second == pytest.approx(50 / 3)
     assert found.padding == pytest.approx(1 - 6 / 10)

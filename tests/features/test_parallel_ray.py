@@ -91,7 +91,7 @@ def test_actors_killed_at_random_moments_lose_nothing(crew: RayCrew, tmp_path: P
     assert profile is not None
     assert 2 <= profile.processes <= 5
     # What an actor told of with a part that it finished; the dead took the time of a part with them.
-    assert 5.5 <= next(each.seconds for each in profile.stages if each.stage == "network") < 9
+    assert 5.5 <= next(each.seconds for each in profile.stages if each.stage == "network") < 20
 
 
 def test_the_smallest_batch_size_of_all_actors(crew: RayCrew) -> None:

@@ -142,7 +142,7 @@ class Slow(Texts):
 
 def test_a_profile_accounts_for_the_run(tmp_path: Path) -> None:
     settings = ExtractSettings(batch_size=5)
-    quick, slow = CodesForward(), CodesForward(seconds=0.01)
+    quick, slow = CodesForward(), CodesForward(seconds=0.03)
     reading = Slow(DATA.name, DATA.groups, DATA.split, DATA.sample_ids, DATA.texts)
     found = extract_features(reading, text_backbone(quick), tmp_path / "a.h5", settings=settings, profile=True).profile
     assert found is not None
