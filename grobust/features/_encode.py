@@ -49,7 +49,7 @@ class Encoded:
 
 
 class Encoder:
-    """One network at work.
+    """One network at work, put into the memory layout of the settings if it takes images.
 
     On a GPU, inputs come from pinned memory on a stream of their own and features go back by themselves: the host is
     up to two batches ahead, and waits for nothing else.
