@@ -77,8 +77,8 @@ class _Pair(NamedTuple):
 def _pair(step: Array, change: Array, smoothed: Array, inverse: Array) -> _Pair:
     if not isinstance(step, np.ndarray):
         return _Pair(step, change, smoothed, inverse, None)
-    vectors = [np.ascontiguousarray(part) for part in (step, change, smoothed)]
-    return _Pair(*vectors, inverse, _numba_solver.places(*vectors))
+    step, change, smoothed = (np.ascontiguousarray(part) for part in (step, change, smoothed))
+    return _Pair(step, change, smoothed, inverse, _numba_solver.places(step, change, smoothed))
 
 
 @dataclass(eq=False)
