@@ -29,17 +29,18 @@ class Row:
 
 def paired(
     name: str, ours: Callable[[], Any], peer_name: str, peer: Callable[[], Any], *, answer: str, pairs: int = 5,
-    scale: float = 1.0, warm: bool = True,
+    scale: float = 1.0, warm: bool = True, rest: float = 0.0,
 ) -> Row:  # fmt: skip
     """Time both in turn after one warm-up each.
 
     `scale` multiplies the peer's time, where it does one part in so many of the work. Without `warm`, the check of the
-    answers has run both already.
+    answers has run both already. `rest` seconds pass before each call: threads of BLAS and OpenMP go on spinning after
+    their last piece of work, and would take the cores from what comes next.
     """
     if warm:
         ours()
         peer()
-    times = [(seconds(ours), scale * seconds(peer)) for _ in range(pairs)]
+    times = [(seconds(ours, rest=rest), scale * seconds(peer, rest=rest)) for _ in range(pairs)]
     return Row(
         name=name,
         ours_seconds=statistics.median(a for a, _ in times),
@@ -51,8 +52,9 @@ def paired(
     )
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    """Wall time of one call."""
+def seconds(call: Callable[[], Any], *, rest: float = 0.0) -> float:
+    """Wall time of one call after so many seconds of `rest`."""
+    time.sleep(rest)
     started = time.perf_counter()
     call()
     return time.perf_counter() - started

@@ -38,11 +38,13 @@ class Moments:
     n : rows
     mean : (d) float64
     scatter : (d, d) float64, Σ (x − mean)(x − mean)ᵀ; only the upper triangle is filled before `symmetric`
+    rounded : the products were float32
     """
 
     n: int
     mean: Array
     scatter: Array
+    rounded: bool = False
 
     def covariance(self, *, ddof: int = 0) -> Array:
         """(d, d) float64, a new array, both triangles."""
@@ -61,7 +63,7 @@ def merge_moments(parts: Sequence[Moments]) -> Moments:
         offset = part.mean - mean
         scatter += part.scatter
         scatter += (part.n * offset)[:, None] * offset[None, :]
-    return Moments(n, mean, scatter)
+    return Moments(n, mean, scatter, any(part.rounded for part in parts))
 
 
 @dataclass(eq=False)
@@ -241,4 +243,4 @@ def _centred(sums: _Sums) -> Moments:
         sums.total, sums.products = sums.half.finish()
     rest = sums.total / sums.n
     sums.products -= (sums.n * rest)[:, None] * rest[None, :]
-    return Moments(sums.n, sums.shift + rest, sums.products)
+    return Moments(sums.n, sums.shift + rest, sums.products, sums.dtype == "float32")
