@@ -61,7 +61,8 @@ def show_comparison(comparison: "SpectraComparison") -> None:
         note(
             f"Spearman's rank correlation of ρ(y) and gap: {number(found.spearman)}{interval}, permutation p = "
             f"{number(found.p_value)}, n = {len(found.pairs)}; the class of largest ρ has the largest gap in "
-            f"{found.agreeing} of {found.runs} run(s)"
+            f"{found.agreeing} of {found.runs} runs. Pairs of one network are not independent: the interval is at best "
+            "this narrow"
         )
 
 
