@@ -167,7 +167,7 @@ def _arpack(matrix: NDArray[np.float64], k: int) -> Eigen | None:
 
 def _pairs(matrix: NDArray[Any], k: int, tolerance: float) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """None where ARPACK gives up: a matrix of zeros, or eigenvalues too close together for its limit of steps."""
-    start = np.random.default_rng(0).standard_normal(matrix.shape[0]).astype(matrix.dtype)
+    start = np.asarray(np.random.default_rng(0).standard_normal(matrix.shape[0]), dtype=matrix.dtype)
     try:
         found: tuple[NDArray[Any], NDArray[Any]] = scipy.sparse.linalg.eigsh(
             matrix, k, which="LA", v0=start, tol=tolerance

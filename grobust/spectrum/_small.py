@@ -38,9 +38,9 @@ class SmallCells:
             return gram(self.rows.precise().of_group(group), self.team)
         return gram(own, self.team) if matrix is None else matrix[start:stop, start:stop]
 
-    def of_group(self, group: int, block: Array) -> Result:
-        """Of the group's Gram matrix."""
-        return self._of(block, group)
+    def of_group(self, job: tuple[int, Array]) -> Result:
+        """Of a group, by its number and its Gram matrix."""
+        return self._of(job[1], job[0])
 
     def of_class(self, matrix: Array) -> Result:
         """Of all rows, from their Gram matrix centred by group, which is overwritten."""

@@ -242,7 +242,7 @@ def _solve(
         if matrix is None:
             for i, g in enumerate(members):
                 moments[g] = scatter_of_rows(rows.of_group(i), rows.means[i, :])
-        found = _each(team, lambda job, small=small: small.of_group(*job), list(enumerate(blocks)))
+        found = _each(team, small.of_group, list(enumerate(blocks)))
         by_group |= dict(zip(members, found, strict=True))
         del blocks
         if matrix is not None:
