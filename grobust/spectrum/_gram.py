@@ -102,7 +102,8 @@ class CentredRows:
 
     def precise(self) -> "CentredRows":
         """The same rows in float64."""
-        return CentredRows(array_namespace(self.rows).astype(self.rows, np.float64), self.edges, self.means)
+        xp = array_namespace(self.rows)
+        return CentredRows(xp.astype(self.rows, xp.float64), self.edges, self.means)
 
     def times(self, vectors: NDArray[np.float64], team: Threads, *, group: int | None) -> NDArray[np.float64]:
         """(m, c) Gram matrix in float64, of one group's rows or (None) of all about their common mean, times vectors.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grobust.arrays import array_namespace
 from grobust.spectrum._eigen import Eigen, few, refined
 from grobust.spectrum._gram import CentredRows, class_gram, gram, precision_of
 from grobust.spectrum._results import Result, Route, result
@@ -35,7 +36,7 @@ class SmallCells:
         own = self.rows.of_group(group)
         start, stop = self.rows.edges[group], self.rows.edges[group + 1]
         if not self._refines(stop - start) and precision_of(own, stop - start) != _precision(own):
-            return gram(self.rows.precise().of_group(group), self.team)
+            return gram(_double(own), self.team)
         return gram(own, self.team) if matrix is None else matrix[start:stop, start:stop]
 
     def of_group(self, job: tuple[int, Array]) -> Result:
@@ -49,18 +50,32 @@ class SmallCells:
     def _of(self, matrix: Array, group: int | None) -> Result:
         n, k = int(matrix.shape[0]), min(self.rank, int(matrix.shape[0]))
         eigen: Eigen | None = None
+        rounded = _precision(self.rows.rows) == "float32"
         if self._refines(n):
             eigen = refined(matrix, k, lambda vectors: self.rows.times(vectors, self.team, group=group))
-            if eigen is None and precision_of(self.rows.rows, n) == "float64":
+            if eigen is None:
                 # Eigenvalues down to the rounding of float32, or more of them than the rows have.
-                precise = self.rows.precise()
-                matrix = gram(precise.rows if group is None else precise.of_group(group), self.team)
-                matrix = class_gram(precise, matrix) if group is None else matrix
-        return result(matrix, n - self.ddof, Route.GRAM, rank=self.rank, complete=self.complete, eigen=eigen)
+                rounded = False
+                if group is None:
+                    precise = self.rows.precise()
+                    matrix = class_gram(precise, gram(precise.rows, self.team))
+                else:
+                    matrix = gram(_double(self.rows.of_group(group)), self.team)
+        return result(
+            matrix, n - self.ddof, Route.GRAM, rank=self.rank, complete=self.complete, eigen=eigen,
+            rounded=rounded,
+        )  # fmt: skip
 
     def _refines(self, n: int) -> bool:
+        """Whether eigenvalues come of the rows: there float32 would show. With more rows it is averaged enough."""
         rows = self.rows.rows
-        return not self.complete and few(n, self.rank) and isinstance(rows, np.ndarray) and rows.dtype == np.float32
+        single = isinstance(rows, np.ndarray) and rows.dtype == np.float32
+        return single and not self.complete and few(n, self.rank) and precision_of(rows, n) == "float64"
+
+
+def _double(rows: Array) -> Array:
+    xp = array_namespace(rows)
+    return xp.astype(rows, xp.float64)
 
 
 def _precision(rows: Array) -> str:

@@ -45,8 +45,8 @@ class Spectra:
     eigenvalues : (g, rank) float64, descending; NaN beyond min(n − 1, d), as centring takes a dimension, and for
         groups of fewer than two rows
     error_bounds : (g, rank) an eigenvalue of the (accumulated) covariance lies within this distance: residual norms of
-        iterative solvers, the backward error of LAPACK's. Rounding of the accumulation comes on top: about 1e-7 of λ1
-        for float16 and float32 features
+        iterative solvers, or their square over the gap to what follows; the backward error of LAPACK's. Rounding of the
+        accumulation comes on top: about 1e-7 of λ1 for float16 and float32 features
     trace : (g) total variance, the sum of all eigenvalues
     effective_rank : (g) exp of the entropy of eigenvalues over their sum (Roy & Vetterli 2007); NaN where only the
         largest eigenvalues were computed (`complete`)
