@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-REST_SECONDS = 0.1
+REST_SECONDS = 0.3
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,23 @@ def show_comparison(comparison: "SpectraComparison") -> None:
             [
                 row.label.dataset, row.label.method, "–" if row.label.epoch is None else str(row.label.epoch),
                 row.class_name, str(row.n), number(row.mean), number(row.sd) if row.n > 1 else "–",
-                number(row.null_mean), ", ".join(number(v) for v in row.values),
+                number(row.null_mean), "–" if math.isnan(row.null_mean) else f"{row.explained} of {row.n}",
+                ", ".join(number(v) for v in row.values),
             ]
             for row in comparison.rho
         ]  # fmt: skip
-        columns = ["data set", "method", "epoch", "class", "runs", "ρ(y)", "sd", "null mean", "each"]
+        columns = [
+            "data set",
+            "method",
+            "epoch",
+            "class",
+            "runs",
+            "ρ(y)",
+            "sd",
+            "null mean",
+            "explained by sizes",
+            "each",
+        ]
         show_table("ρ(y) over runs: mean and population sd", columns, rows, text_columns=4)
     found = comparison.correspondence
     if found is None:
@@ -49,7 +61,8 @@ def show_comparison(comparison: "SpectraComparison") -> None:
         note(
             f"Spearman's rank correlation of ρ(y) and gap: {number(found.spearman)}{interval}, permutation p = "
             f"{number(found.p_value)}, n = {len(found.pairs)}; the class of largest ρ has the largest gap in "
-            f"{found.agreeing} of {found.runs} run(s)"
+            f"{found.agreeing} of {found.runs} runs. Pairs of one network are not independent: the interval is at best "
+            "this narrow"
         )
 
 
@@ -82,14 +95,15 @@ def _show_ratios(report: "SpectrumReport", ratios: list[dict[str, Any]]) -> None
             [
                 ratio["class_name"], number(ratio["rho"]), f"{number(found.get('null_mean'))} [{low}, {high}]",
                 _p(found.get("p_value"), found.get("null_replicates")),
+                _p(found.get("p_two_sided"), found.get("null_replicates"), sides=2),
                 _p(found.get("permutation_p"), found.get("permutation_replicates")),
                 number(found.get("size_matched")), f"[{number(found.get('low'))}, {number(found.get('high'))}]",
                 number(ratio["trace_ratio"]), _group(ratio, "minority"), _group(ratio, "majority"),
                 "; ".join(filter(None, [found.get("reading", ""), ratio["note"]])),
             ]
         )  # fmt: skip
-    columns = ["class", "ρ(y)", "null mean [95%]", "p", "permutation p", "ρ at equal sizes", "95% interval",
-               "trace ratio", "minority (n)", "majority (n)", "reading"]  # fmt: skip
+    columns = ["class", "ρ(y)", "null mean [95%]", "p (as large)", "p two-sided", "permutation p", "ρ at equal sizes",
+               "95% interval", "trace ratio", "minority (n)", "majority (n)", "reading"]  # fmt: skip
     replicates = report.config.null
     title = f"intra-class spectral norm ratio, size-matched null of {replicates} replicates"
     show_table(title, columns, rows)
@@ -122,11 +136,11 @@ def _cell(found: dict[str, Any] | None) -> str:
     return f"{number(found['value'])} {matched}[{number(found['null_low'])}, {number(found['null_high'])}]"
 
 
-def _p(value: float | None, replicates: int | None) -> str:
+def _p(value: float | None, replicates: int | None, *, sides: int = 1) -> str:
     """The smallest p-value that the replicates allow is an upper bound."""
     if value is None:
         return "–"
-    return f"≤ {number(value)}" if replicates and value <= 1.5 / (replicates + 1) else number(value)
+    return f"≤ {number(value)}" if replicates and value <= 1.5 * sides / (replicates + 1) else number(value)
 
 
 def _points(gap: float) -> str:

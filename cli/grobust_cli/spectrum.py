@@ -42,9 +42,11 @@ def spectrum(
         bool, typer.Option(help="Ranks, alignments, margins, overlaps and distances, each with its null range.")
     ] = True,
     heads: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="Heads that `grobust probe --save` wrote: margins, and ρ(y) against accuracy gaps.", show_default=False
+            help="Heads that `grobust probe --save` wrote: margins, and ρ(y) against accuracy gaps. Given once for all "
+            "stores, or once per store in their order.",
+            show_default=False,
         ),
     ] = None,
     head: Annotated[str, typer.Option(help="Name or number of the head to use.")] = "0",
@@ -81,6 +83,8 @@ def spectrum(
     - `grobust spectrum f.h5 --heads heads.safetensors`
 
     - `grobust spectrum mixture_seed1.h5 mixture_seed2.h5 mixture_seed3.h5 --null 1000`
+
+    - `grobust spectrum seed1.h5 seed2.h5 --heads heads1.safetensors --heads heads2.safetensors`
     """
     from grobust.arrays import resolve_device
     from grobust.experiments.config import SpectrumConfig
@@ -91,10 +95,10 @@ def spectrum(
         SpectrumConfig(
             store=store, split=split, top=k, ddof=ddof, balance=balance, by=balance_by, ratio=ratio, seed=seed,
             null=null, interval=interval, permutations=permutations, diagnostics=50 if diagnostics else None,
-            heads=heads, head=head, memory_bytes=byte_size(max_bytes, "--max-bytes"), device=resolve_device(device),
+            heads=own_heads, head=head, memory_bytes=byte_size(max_bytes, "--max-bytes"), device=resolve_device(device),
             records=records or store.parent / "records.jsonl",
         )
-        for store in stores
+        for store, own_heads in zip(stores, _heads_of(stores, heads or []), strict=True)
     ]  # fmt: skip
     reports = []
     with progress_bar("spectrum") as advance:
@@ -112,6 +116,15 @@ def spectrum(
     show_comparison(comparison)
     notes = [line for report in reports for line in report.notes]
     note(*dict.fromkeys(notes), *_files(configs, reports[0].device, [str(file) for file in files]))
+
+
+def _heads_of(stores: list[Path], heads: list[Path]) -> list[Path | None]:
+    if len(heads) > 1 and len(heads) != len(stores):
+        raise typer.BadParameter(
+            f"{len(heads)} files of heads for {len(stores)} stores; give one for all, or one per store in their order.",
+            param_hint="--heads",
+        )
+    return [*heads] if len(heads) > 1 else [heads[0] if heads else None] * len(stores)
 
 
 def _files(configs: "list[SpectrumConfig]", device: str, figures: list[str]) -> list[str]:

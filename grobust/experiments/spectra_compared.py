@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 from grobust.errors import ConfigError
 from grobust.experiments.spectrum import SpectrumReport
 from grobust.report.figures import GroupSpectrum, plot_eigenvalues
-from grobust.report.labels import RunLabel, run_label
+from grobust.report.labels import RunLabel, networks_of, run_label
 from grobust.report.spectra import NullDraws, RhoPoint, plot_null, plot_rho, plot_rho_over_training
-from grobust.spectrum import Against, Correspondence, RatioAndGap, correspondence
+from grobust.spectrum import Against, Correspondence, RatioAndGap, Reading, correspondence
 
 __all__ = ["RhoSummary", "RunLabel", "SpectraComparison", "compare_spectra", "draw_spectra", "label_of"]
 
@@ -28,6 +28,7 @@ class RhoSummary:
     mean, sd : over seeds; the population sd, as in the paper's figures
     values : one per seed
     null_mean : mean of the nulls' means; NaN without
+    explained : seeds whose ratio group sizes explain (`grobust.spectrum.Reading.SIZES`); 0 without nulls
     """
 
     label: RunLabel
@@ -36,6 +37,7 @@ class RhoSummary:
     sd: float
     values: tuple[float, ...]
     null_mean: float
+    explained: int
 
     @property
     def n(self) -> int:
@@ -99,7 +101,7 @@ def compare_spectra(reports: Sequence[SpectrumReport]) -> SpectraComparison:
         names = report.groups.names
         if schemes.setdefault(report.provenance.dataset, names) != names:
             raise ConfigError(f"{report.config.store} has other groups than the stores of its data set before it.")
-    labels = tuple(map(label_of, reports))
+    labels = _told_apart(reports, tuple(map(label_of, reports)))
     pairs = [
         RatioAndGap(_run_name(label, report), pair.class_name, pair.rho, pair.gap, pair.n_minority)
         for report, label in zip(reports, labels, strict=True)
@@ -117,11 +119,14 @@ def compare_spectra(reports: Sequence[SpectrumReport]) -> SpectraComparison:
 def draw_spectra(comparison: SpectraComparison, folder: Path) -> tuple[Path, ...]:
     """The paper's two figures (eigenvalues per group, ρ(y) per class), ρ against its null, and curves over epochs.
 
+    All but the curves are of the last epoch of each data set and method.
+
     Returns
     -------
     The files written: PNG, SVG and CSV of each.
     """
     points, nulls = [], []
+    last = _last_epochs(comparison.labels)
     for report, label in zip(comparison.reports, comparison.labels, strict=True):
         for ratio, found in zip(report.ratios, report.inferences, strict=True):
             if ratio.against is not Against.MAJORITY or not math.isfinite(ratio.rho):
@@ -130,11 +135,10 @@ def draw_spectra(comparison: SpectraComparison, folder: Path) -> tuple[Path, ...
             points.append(
                 RhoPoint(label.dataset, label.method, label.seed, label.epoch, ratio.class_name, ratio.rho, low, high)
             )
-            if found is not None and found.null.size:
-                name = f"{_run_name(label, report)}: {ratio.class_name}, {ratio.minority} (n={ratio.n_minority})"
+            if found is not None and found.null.size and label.epoch == last[label.dataset, label.method]:
+                name = f"{_run_name(label, report)}: {ratio.minority} (n={ratio.n_minority})"
                 nulls.append(NullDraws(name, ratio.rho, tuple(found.null.tolist()), found.p_value))
     written = [*plot_eigenvalues(comparison.eigenvalues, folder / "eigenvalues")] if comparison.eigenvalues else []
-    last = _last_epochs(comparison.labels)
     drawn = [p for p in points if p.epoch == last[p.dataset, p.method]]
     if drawn:
         written += plot_rho(drawn, folder / "rho")
@@ -143,6 +147,19 @@ def draw_spectra(comparison: SpectraComparison, folder: Path) -> tuple[Path, ...
     if len({p.epoch for p in points if p.epoch is not None}) > 1:
         written += plot_rho_over_training([p for p in points if p.epoch is not None], folder / "rho_over_training")
     return tuple(written)
+
+
+def _told_apart(reports: Sequence[SpectrumReport], labels: tuple[RunLabel, ...]) -> tuple[RunLabel, ...]:
+    """The labels; where stores of one data set are of several networks, the network stands beside the data set."""
+    networks = networks_of([{"provenance": asdict(report.provenance)} for report in reports], {})
+    several = {
+        label.dataset: len({n for n, other in zip(networks, labels, strict=True) if other.dataset == label.dataset}) > 1
+        for label in labels
+    }
+    return tuple(
+        replace(label, dataset=f"{label.dataset}, {network}") if several[label.dataset] else label
+        for label, network in zip(labels, networks, strict=True)
+    )
 
 
 def _run_name(label: RunLabel, report: SpectrumReport) -> str:
@@ -165,14 +182,16 @@ def _summaries(reports: Sequence[SpectrumReport], labels: Sequence[RunLabel]) ->
         own = [r for r, lb in zip(reports, labels, strict=True) if _cells([lb]) == [cell]]
         for name in own[0].groups.class_names:
             pairs = [
-                (ratio.rho, math.nan if null is None else null.null_mean)
+                (ratio.rho, *((math.nan, False) if null is None else (null.null_mean, null.reading is Reading.SIZES)))
                 for report in own
                 for ratio, null in zip(report.ratios, report.inferences, strict=True)
                 if ratio.class_name == name and ratio.against is Against.MAJORITY and math.isfinite(ratio.rho)
             ]
             if pairs:
-                values, nulls = zip(*pairs, strict=True)
-                found.append(RhoSummary(cell, name, fmean(values), pstdev(values), values, float(np.mean(nulls))))
+                values, nulls, explained = zip(*pairs, strict=True)
+                found.append(
+                    RhoSummary(cell, name, fmean(values), pstdev(values), values, float(np.mean(nulls)), sum(explained))
+                )
     return found
 
 

@@ -48,12 +48,13 @@ def run_label(*, store: Path, dataset: str, backbone: str, balance: BalanceMetho
     """Read data set, method, seed and epoch of a store from what made it and from its name.
 
     The method and seed are those of the rows used where a balancing method chose them; otherwise a method's name,
-    ``seed3`` and ``epoch10`` in the file's or its folder's name count, as in ``mixture_seed1/epoch10.h5``. An epoch at
-    the end of the backbone's name, ``run:DIR@10``, counts too.
+    ``seed3`` and ``epoch10`` in the file's or its folder's name count, as in ``mixture_seed1/epoch10.h5``, and so does
+    the name of a trained network, ``run:runs/birds-mixture-seed1@10``.
     """
-    name = f"{store.parent.name}/{store.stem}".lower()
+    at = re.fullmatch(r"run:(.*)@(\d+)", backbone)
+    trained = PurePath(at[1]).name if at else ""
+    name = f"{store.parent.name}/{store.stem}/{trained}".lower()
     of_seed, epoch = (re.search(rf"(?<![a-z]){word}[-_=]?(\d+)", name) for word in ("seed", "epoch"))
-    at = re.fullmatch(r"run:.*@(\d+)", backbone)
     method = str(balance)
     if balance is BalanceMethod.NONE:
         named = [
@@ -65,7 +66,7 @@ def run_label(*, store: Path, dataset: str, backbone: str, balance: BalanceMetho
         dataset=dataset,
         method=method,
         seed=int(of_seed[1]) if of_seed else chosen,
-        epoch=int(at[1]) if at else int(epoch[1]) if epoch else None,
+        epoch=int(at[2]) if at else int(epoch[1]) if epoch else None,
     )
 
 

@@ -86,7 +86,9 @@ def plot_null(draws: Sequence[NullDraws], stem: Path) -> tuple[Path, ...]:
         ax.axvline(float(np.mean(each.null)), color="0.3", ls="--", lw=1, label=f"null mean {np.mean(each.null):.3g}")
         ax.set_xlabel("ρ(y)")
         ax.set_ylabel("replicates")
-        titled(ax, f"{each.name}\np = {each.p_value:.3g}, {len(each.null)} replicates")
+        # Room for the legend above the bars.
+        ax.set_ylim(0, 1.4 * ax.get_ylim()[1])
+        titled(ax, f"{each.name}\nshare of {len(each.null)} replicates as large: p = {each.p_value:.3g}")
         ax.legend(frameon=False, fontsize=8)
     rows = [
         {"name": each.name, "rho": each.rho, "p_value": each.p_value, "replicate": i, "null": value}
@@ -98,6 +100,8 @@ def plot_null(draws: Sequence[NullDraws], stem: Path) -> tuple[Path, ...]:
 
 def plot_rho_over_training(points: Sequence[RhoPoint], stem: Path) -> tuple[Path, ...]:
     """ρ(y) against the epoch, one panel per data set and class: mean and ± 1 sd over seeds.
+
+    The grey band is the 2.5–97.5% range of the size-matched nulls, averaged over runs.
 
     Returns
     -------
@@ -113,6 +117,13 @@ def plot_rho_over_training(points: Sequence[RhoPoint], stem: Path) -> tuple[Path
             at = [[p.rho for p in own if p.epoch == epoch] for epoch in epochs]
             label = f"{plain(method)} (n={max(map(len, at))})"
             draw_band(ax, epochs, at, style=method_style(method, j), label=label)
+        known = [p for p in panel if p.epoch is not None and math.isfinite(p.null_low)]
+        epochs = sorted({p.epoch for p in known if p.epoch is not None})
+        if epochs:
+            bands = [np.mean([(p.null_low, p.null_high) for p in known if p.epoch == e], axis=0) for e in epochs]
+            low, high = np.transpose(bands)
+            label = "2.5–97.5% of the size-matched null"
+            ax.fill_between(epochs, low, high, color="0.85", lw=0, zorder=0, label=label)
         ax.axhline(1, color="k", lw=0.8, ls=":")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("epoch")
@@ -130,4 +141,4 @@ def _rho_bar(ax: Axes, x: float, width: float, points: Sequence[RhoPoint], posit
         low, high = np.mean(bands, axis=0)
         ax.fill_between([x - width / 2, x + width / 2], low, high, color="0.8", lw=0, zorder=0)
     ax.errorbar(x, rho.mean(), yerr=rho.std() if rho.size > 1 else None, fmt=marker, color=color, ms=9, capsize=3)
-    ax.plot(x + np.linspace(-0.15, 0.15, rho.size) * width * (rho.size > 1), rho, "k.", ms=5)
+    ax.plot(x + np.linspace(-0.15, 0.15, rho.size) * width * (rho.size > 1), rho, "k.", ms=5, zorder=3)

@@ -1,6 +1,7 @@
 """Records as what figures and pages draw. Nothing is computed here that a record does not say."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -238,16 +239,30 @@ def _title(label: RunLabel) -> str:
 
 
 def gap_pairs(records: Sequence[dict[str, Any]]) -> list[RatioAndGap]:
-    """ρ(y) and accuracy gaps of records of spectra that had heads."""
+    """ρ(y) and accuracy gaps of records of spectra that had heads.
 
-    def of(record: dict[str, Any]) -> list[RatioAndGap]:
+    A run is named by method and seed, by its data set where there are several, and by its store where that is not
+    enough.
+    """
+    labelled = list(_last(records))
+    several = len({label.dataset for _, label in labelled}) > 1
+    shown = [label if several else replace(label, dataset=label.method, method="none") for _, label in labelled]
+    names = [_title(label) for label in shown]
+    counts = Counter(names)
+
+    def of(name: str, record: dict[str, Any]) -> list[RatioAndGap]:
         return [
-            RatioAndGap(pair["run"], pair["class_name"], pair["rho"], pair["gap"], pair["n_minority"])
+            RatioAndGap(
+                name if counts[name] == 1 else pair["run"], pair["class_name"], pair["rho"], pair["gap"],
+                pair["n_minority"],
+            )
             for pair in record["results"].get("gaps", [])
             if pair["rho"] is not None and pair["gap"] is not None
-        ]
+        ]  # fmt: skip
 
-    return [pair for record, _ in _last(records) for pair in reading(record, of)]
+    return [
+        pair for (record, _), name in zip(labelled, names, strict=True) for pair in reading(record, partial(of, name))
+    ]
 
 
 def _validation_scores(record: dict[str, Any]) -> dict[str, float | None]:

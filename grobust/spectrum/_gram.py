@@ -2,13 +2,15 @@
 
 The Gram matrix of the rows over n has the non-zero eigenvalues of the covariance. Rows are centred by their group's
 mean before they are multiplied. Products over stretches of columns are float32 (float64 for float64 features and for
-little work); their sum is float64.
+little work); their sum is float64. Where few eigenvalues are wanted, they are Rayleigh quotients of float32 vectors
+with the rows themselves in float64, so that the rounding of the matrix does not reach them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace
 from grobust.spectrum._moments import Moments
@@ -16,7 +18,7 @@ from grobust.spectrum._staging import Piece, first_rows, require_finite, row_chu
 from grobust.threads import Threads
 from grobust.typing import Array
 
-__all__ = ["CentredRows", "class_gram", "gram", "precision_of", "scatter_of_rows"]
+__all__ = ["CentredRows", "class_gram", "gram", "precision_of", "scatter_of_rows", "single_pays"]
 
 # Enough to come near the mean, which is then taken out exactly.
 SHIFT_ROWS = 32
@@ -27,6 +29,8 @@ PRECISE_WORK = 1 << 33
 # Below this many multiplications threads cost more than they save.
 SMALL_PRODUCT = 1 << 24
 PANEL = 128
+# Of rows in float64, a stretch of columns at a time, while they are multiplied with vectors.
+TIMES_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +49,8 @@ class CentredRows:
     means: Array
 
     @classmethod
-    def of(cls, groups: Sequence[Sequence[Piece]]) -> "CentredRows":
-        """Gather and centre the rows of each group; every group has rows.
+    def of(cls, groups: Sequence[Sequence[Piece]], *, single: bool = False) -> "CentredRows":
+        """Gather and centre the rows of each group; every group has rows. `single` keeps them in float32.
 
         Raises
         ------
@@ -57,7 +61,7 @@ class CentredRows:
         edges = (0, *np.cumsum(sizes).tolist())
         first = groups[0][0].source
         xp = array_namespace(first)
-        dtype = precision_of(first, edges[-1])
+        dtype = working_dtype(first) if single else precision_of(first, edges[-1])
         out = None
         if isinstance(first, np.ndarray):
             out = np.empty((edges[-1], first.shape[1]), dtype)
@@ -83,10 +87,62 @@ class CentredRows:
         """(n_i, d) rows of the i-th group, a view."""
         return self.rows[self.edges[i] : self.edges[i + 1], :]
 
+    @property
+    def offsets(self) -> Array:
+        """(g, d) float64 means of the groups about the mean of all rows."""
+        xp = array_namespace(self.means)
+        weights = xp.asarray(np.diff(self.edges) / self.n, device=self.means.device)
+        return self.means - weights[None, :] @ self.means
+
+    @property
+    def group_of_row(self) -> NDArray[np.int64]:
+        """(n) which group each row belongs to."""
+        sizes = np.diff(self.edges)
+        return np.repeat(np.arange(sizes.size), sizes)
+
+    def precise(self) -> "CentredRows":
+        """The same rows in float64."""
+        xp = array_namespace(self.rows)
+        return CentredRows(xp.astype(self.rows, xp.float64), self.edges, self.means)
+
+    def times(self, vectors: NDArray[np.float64], team: Threads, *, group: int | None) -> NDArray[np.float64]:
+        """(m, c) Gram matrix in float64, of one group's rows or (None) of all about their common mean, times vectors.
+
+        On the host; the matrix is not formed.
+        """
+        rows = self.rows if group is None else self.of_group(group)
+        offsets, of_row = self.offsets, self.group_of_row
+        # The groups' offsets are added to sums of vectors and to results, instead of to the rows.
+        starts = np.array(self.edges[:-1])
+        summed = np.add.reduceat(vectors, starts, axis=0) if group is None else None
+        step = max(64, TIMES_BYTES // (8 * rows.shape[0]))
+
+        def stretch(start: int, stop: int) -> NDArray[np.float64]:
+            total = np.zeros(vectors.shape)
+            for first in range(start, stop, step):
+                chunk = slice(first, min(first + step, stop))
+                part = rows[:, chunk].astype(np.float64)
+                seen = part.T @ vectors
+                if summed is None:
+                    total += part @ seen
+                    continue
+                seen += offsets[:, chunk].T @ summed
+                total += part @ seen
+                total += (offsets[:, chunk] @ seen)[of_row]
+            return total
+
+        parts = team.ranges(stretch, rows.shape[1], 64)
+        return np.asarray(sum(parts[1:], parts[0]))
+
 
 def precision_of(rows: Array, n: int) -> str:
     """Working dtype of the Gram matrix of n rows (., d)."""
     return working_dtype(rows, work=float(n) ** 2 * rows.shape[1], limit=PRECISE_WORK)
+
+
+def single_pays(rows: Array, n: int) -> bool:
+    """Whether rows and Gram matrix of n rows (., d) are worth making in float32, if few eigenvalues are wanted."""
+    return isinstance(rows, np.ndarray) and working_dtype(rows, work=float(n) ** 2 * rows.shape[1]) == "float32"
 
 
 def gram(rows: Array, team: Threads) -> Array:
@@ -122,10 +178,8 @@ def class_gram(rows: CentredRows, own: Array) -> Array:
     `own` (n, n) float64.
     """
     xp = array_namespace(own)
-    sizes = np.diff(rows.edges)
-    weights = xp.asarray(sizes / rows.n, device=own.device)
-    offsets = rows.means - weights[None, :] @ rows.means
-    group = xp.asarray(np.repeat(np.arange(sizes.size), sizes), device=own.device)
+    offsets = rows.offsets
+    group = xp.asarray(rows.group_of_row, device=own.device)
     crossed = xp.astype(rows.rows @ xp.astype(offsets.T, rows.rows.dtype), xp.float64)
     between = offsets @ offsets.T
     spread = xp.take(crossed + xp.take(between, group, axis=0) / 2, group, axis=1)
@@ -137,4 +191,5 @@ def class_gram(rows: CentredRows, own: Array) -> Array:
 def scatter_of_rows(rows: Array, mean: Array) -> Moments:
     """Moments of a group whose centred rows (n, d) are at hand."""
     xp = array_namespace(rows)
-    return Moments(int(rows.shape[0]), mean, xp.astype(rows.T @ rows, xp.float64))
+    rounded = str(rows.dtype).endswith("float32")
+    return Moments(int(rows.shape[0]), mean, xp.astype(rows.T @ rows, xp.float64), rounded)

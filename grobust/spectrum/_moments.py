@@ -8,6 +8,7 @@ mean costs no accuracy, and what is left of the mean is taken out in float64 at 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +38,13 @@ class Moments:
     n : rows
     mean : (d) float64
     scatter : (d, d) float64, Σ (x − mean)(x − mean)ᵀ; only the upper triangle is filled before `symmetric`
+    rounded : the products were float32
     """
 
     n: int
     mean: Array
     scatter: Array
+    rounded: bool = False
 
     def covariance(self, *, ddof: int = 0) -> Array:
         """(d, d) float64, a new array, both triangles."""
@@ -60,7 +63,7 @@ def merge_moments(parts: Sequence[Moments]) -> Moments:
         offset = part.mean - mean
         scatter += part.scatter
         scatter += (part.n * offset)[:, None] * offset[None, :]
-    return Moments(n, mean, scatter)
+    return Moments(n, mean, scatter, any(part.rounded for part in parts))
 
 
 @dataclass(eq=False)
@@ -95,6 +98,9 @@ class MomentSums:
 
     def add(self, pieces: Sequence[tuple[int, Piece]], *, keep: bool) -> None:
         """Take in the (group, rows) of a block; `keep` says that the block stays as it is until `finish`."""
+        # Blocks that stay may be a file's: what came before is done with before more of it is touched.
+        if len(self._work) >= self.team.count:
+            self._form()
         if not keep:
             parts = [(group, part) for group, piece in pieces for part in piece.split(COPY_ROWS)]
             copies = self.team.map(lambda part: part[1].copied(), parts)
@@ -105,6 +111,8 @@ class MomentSums:
                 waiting.append(part)
                 if sum(map(len, waiting)) >= PRODUCT_ROWS:
                     self._give_out(group, self._pending.pop(group))
+                    if not keep and len(self._work) >= self.team.count:
+                        self._form()
 
     def finish(self) -> dict[int, Moments]:
         """Moments by group; the accumulators are used up."""
@@ -138,43 +146,68 @@ class MomentSums:
                 self._sums[group].n += sum(map(len, part))
                 continue
             self._work.append((group, part))
-            if len(self._work) == self.team.count:
-                self._form()
 
     def _form(self) -> None:
-        """One product per thread, then the additions, panel by panel."""
+        """Products and their additions, side by side; to one group they are added in the order of the work."""
         work, self._work = self._work, []
         if not work:
             return
-        while len(self._buffers) < len(work):
-            self._buffers.append(self._new_buffers(work[0]))
-        made = self.team.map(self._product, list(enumerate(work)))
-        for (group, pieces), (total, _, rows) in zip(work, made, strict=True):
-            xp = array_namespace(total)
-            if not bool(xp.all(xp.isfinite(total))):
-                require_finite(pieces)
-            self._sums[group].total += xp.astype(total, xp.float64)
-            self._sums[group].n += rows
+        # Longest first: the threads then end within a short one of each other.
+        work.sort(key=self._cost, reverse=True)
+        done = [Event() for _ in work]
+        last: dict[int, Event] = {}
+        jobs = []
+        for event, (group, pieces) in zip(done, work, strict=True):
+            jobs.append((group, pieces, last.get(group), event))
+            last[group] = event
+        self.team.map(lambda job: self._take_in(*job), jobs)
 
-        def add(panel: tuple[int, int]) -> None:
-            start, stop = panel
-            for (group, _), (_, product, _) in zip(work, made, strict=True):
-                self._sums[group].products[start:stop, start:] += product[start:stop, start:]
+    def _cost(self, item: tuple[int, list[Piece]]) -> int:
+        rows = sum(map(len, item[1]))
+        return 2 * rows if self._sums[item[0]].dtype == "float64" else rows
 
-        # A device adds in one launch; threads share the panels, of which they add the upper triangle.
-        on_host = isinstance(made[0][0], np.ndarray)
-        self.team.map(add, row_chunks(self.dim, max(PANEL, -(-self.dim // 64)) if on_host else self.dim))
+    def _take_in(self, group: int, pieces: list[Piece], before: Event | None, done: Event) -> None:
+        """One product, added after that of the group `before` it, which another thread has begun."""
+        try:
+            buffers = self._buffers.pop()
+        except IndexError:
+            buffers = self._new_buffers(self._sums[group])
+        try:
+            total, product = self._product(self._sums[group], pieces, buffers)
+            if before is not None:
+                before.wait()
+            self._add(self._sums[group], total, product, sum(map(len, pieces)))
+        finally:
+            done.set()
+            self._buffers.append(buffers)
 
-    def _new_buffers(self, work: tuple[int, list[Piece]]) -> tuple[Array, Array]:
-        sums = self._sums[work[0]]
+    @staticmethod
+    def _add(sums: _Sums, total: Array, product: Array, rows: int) -> None:
+        xp = array_namespace(total)
+        sums.total += xp.astype(total, xp.float64)
+        sums.n += rows
+        if not isinstance(product, np.ndarray):
+            sums.products += product
+            return
+        # The upper triangle is enough.
+        for start, stop in row_chunks(product.shape[0], PANEL):
+            sums.products[start:stop, start:] += product[start:stop, start:]
+
+    def _new_buffers(self, sums: _Sums) -> tuple[Array, Array]:
         if not isinstance(sums.shift, np.ndarray):
             return None, None
         return np.empty((PRODUCT_ROWS, self.dim), sums.dtype), np.empty((self.dim, self.dim), sums.dtype)
 
-    def _product(self, numbered: tuple[int, tuple[int, list[Piece]]]) -> tuple[Array, Array, int]:
-        number, (group, pieces) = numbered
-        sums = self._sums[group]
-        buffer, out = self._buffers[number]
+    @staticmethod
+    def _product(sums: _Sums, pieces: list[Piece], buffers: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Sum and second moments of rows less the shift.
+
+        Raises
+        ------
+        ShapeError
+            If a feature is not finite; the row is named.
+        """
+        buffer, out = buffers
         if buffer is not None and buffer.dtype != sums.dtype:
             buffer = out = None
         staged = stage(pieces, sums.shift, dtype=sums.dtype, out=buffer)
@@ -182,8 +215,10 @@ class MomentSums:
         ones = xp.ones((1, staged.shape[0]), dtype=staged.dtype, device=staged.device)
         with np.errstate(invalid="ignore", over="ignore"):
             total = (ones @ staged)[0, :]
+            if not bool(xp.all(xp.isfinite(total))):
+                require_finite(pieces)
             product = np.matmul(staged.T, staged, out=out) if isinstance(staged, np.ndarray) else staged.T @ staged
-        return total, product, int(staged.shape[0])
+        return total, product
 
 
 def _parts(pieces: list[Piece]) -> list[list[Piece]]:
@@ -208,4 +243,4 @@ def _centred(sums: _Sums) -> Moments:
         sums.total, sums.products = sums.half.finish()
     rest = sums.total / sums.n
     sums.products -= (sums.n * rest)[:, None] * rest[None, :]
-    return Moments(sums.n, sums.shift + rest, sums.products)
+    return Moments(sums.n, sums.shift + rest, sums.products, sums.dtype == "float32")

@@ -41,11 +41,18 @@ class Result:
     route: Route
 
 
-def result(matrix: Array, divisor: int, route: Route, *, rank: int, complete: bool) -> Result:
-    """Of a scatter or Gram matrix whose eigenvalues over `divisor` are wanted; overwrites nothing."""
+def result(
+    matrix: Array, divisor: int, route: Route, *, rank: int, complete: bool, rounded: bool = False,
+    eigen: Eigen | None = None,
+) -> Result:  # fmt: skip
+    """Of a scatter or Gram matrix whose eigenvalues over `divisor` are wanted; overwrites nothing.
+
+    `rounded` says that it comes of float32 products; `eigen` are its eigenvalues where they are known.
+    """
     if divisor < 1 or matrix.shape[0] == 0:
         return Result(Eigen(np.zeros(0), np.zeros(0), complete=False), np.nan, np.nan, Route.NONE)
-    eigen = largest_eigenvalues(matrix, min(rank, matrix.shape[0]), complete=complete)
+    if eigen is None:
+        eigen = largest_eigenvalues(matrix, min(rank, matrix.shape[0]), complete=complete, rounded=rounded)
     return _scaled(matrix, eigen, divisor, route)
 
 

@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from grobust.arrays import array_namespace
 from grobust.errors import ConfigError, ShapeError
 from grobust.groups import Groups
-from grobust.spectrum._eigen import Eigen
-from grobust.spectrum._gram import CentredRows, class_gram, gram, precision_of, scatter_of_rows
+from grobust.spectrum._eigen import Eigen, few
+from grobust.spectrum._gram import CentredRows, gram, scatter_of_rows, single_pays
 from grobust.spectrum._krylov import KrylovCell, krylov_spectra
 from grobust.spectrum._moments import Moments, MomentSums, merge_moments
 from grobust.spectrum._results import Result, Route, result, side_by_side, symmetric
+from grobust.spectrum._small import SmallCells
 from grobust.spectrum._staging import Block, Piece, pieces_of
 from grobust.threads import Threads, one_thread, threads
 from grobust.typing import Array
@@ -29,6 +29,7 @@ DEFAULT_MEMORY = 8 << 30
 LARGE = 16_384
 KRYLOV_TOLERANCE = 1e-5
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -44,8 +45,8 @@ class Spectra:
     eigenvalues : (g, rank) float64, descending; NaN beyond min(n − 1, d), as centring takes a dimension, and for
         groups of fewer than two rows
     error_bounds : (g, rank) an eigenvalue of the (accumulated) covariance lies within this distance: residual norms of
-        iterative solvers, the backward error of LAPACK's. Rounding of the accumulation comes on top: about 1e-7 of λ1
-        for float16 and float32 features
+        iterative solvers, or their square over the gap to what follows; the backward error of LAPACK's. Rounding of the
+        accumulation comes on top: about 1e-7 of λ1 for float16 and float32 features
     trace : (g) total variance, the sum of all eigenvalues
     effective_rank : (g) exp of the entropy of eigenvalues over their sum (Roy & Vetterli 2007); NaN where only the
         largest eigenvalues were computed (`complete`)
@@ -162,7 +163,8 @@ class _Plan:
             and (groups.class_counts[y] < dim or route is Route.GRAM)
         }
         matrices = sum(8 * dim**2 for g in used if g not in self.gram_groups)
-        matrices += sum(8 * int(groups.class_counts[y]) ** 2 for y in self.gram_classes)
+        # With a float32 copy.
+        matrices += sum(12 * int(groups.class_counts[y]) ** 2 for y in self.gram_classes)
         rows = 8 * dim * sum(int(counts[g]) for g in self.gram_groups)
         # Classes take as much again while all eigenvalues are computed together.
         self.side_by_side = 2 * matrices <= memory_bytes
@@ -216,39 +218,35 @@ def _solve(
     by_group: dict[int, Result] = {}
     by_class: dict[int, Result] = {}
 
+    def of_moments(own: Moments) -> Result:
+        return result(own.scatter, own.n - ddof, Route.MOMENTS, rank=plan.rank, complete=complete, rounded=own.rounded)
+
     def of_class(y: int) -> None:
         merged = merge_moments([moments[g] for g in groups.groups_of_class(y) if g in moments])
         symmetric(merged.scatter)
-        by_class[y] = result(merged.scatter, merged.n - ddof, Route.MOMENTS, rank=plan.rank, complete=complete)
+        by_class[y] = of_moments(merged)
 
     def of_group(g: int) -> None:
-        scatter = moments[g].scatter
-        symmetric(scatter)
-        by_group[g] = result(scatter, moments[g].n - ddof, Route.MOMENTS, rank=plan.rank, complete=complete)
+        symmetric(moments[g].scatter)
+        by_group[g] = of_moments(moments[g])
 
     for y in sorted({g // groups.n_attributes for g in kept}):
         members = [g for g in groups.groups_of_class(y) if g in kept]
-        rows = CentredRows.of([kept.pop(g) for g in members])
-        if y in plan.gram_classes:
-            matrix = gram(rows.rows, team)
-            blocks = [_own_block(rows, i, matrix, team) for i in range(len(members))]
-        else:
-            blocks = [gram(rows.of_group(i), team) for i in range(len(members))]
+        pieces = [kept.pop(g) for g in members]
+        n = sum(int(groups.counts[g]) for g in members)
+        single = not complete and few(n, plan.rank) and single_pays(pieces[0][0].source, n)
+        rows = CentredRows.of(pieces, single=single)
+        small = SmallCells(rows, team, plan.rank, ddof, complete)
+        matrix = gram(rows.rows, team) if y in plan.gram_classes else None
+        blocks = [small.block(i, matrix) for i in range(len(members))]
+        if matrix is None:
             for i, g in enumerate(members):
                 moments[g] = scatter_of_rows(rows.of_group(i), rows.means[i, :])
-
-        def of_small_group(job: tuple[int, Array]) -> None:
-            g, block = job
-            divisor = block.shape[0] - ddof
-            by_group[g] = result(block, divisor, Route.GRAM, rank=plan.rank, complete=complete)
-
-        _each(team, of_small_group, list(zip(members, blocks, strict=True)))
+        found = _each(team, small.of_group, list(enumerate(blocks)))
+        by_group |= dict(zip(members, found, strict=True))
         del blocks
-        if y in plan.gram_classes and len(members) == 1:
-            by_class[y] = by_group[members[0]]
-        elif y in plan.gram_classes:
-            matrix = class_gram(rows, matrix)
-            by_class[y] = result(matrix, rows.n - ddof, Route.GRAM, rank=plan.rank, complete=complete)
+        if matrix is not None:
+            by_class[y] = by_group[members[0]] if len(members) == 1 else small.of_class(matrix)
         matrix = None
     parts = {y: [g for g in groups.groups_of_class(y) if g in moments] for y in range(groups.n_classes)}
     several = [y for y, own in parts.items() if len(own) > 1]
@@ -271,21 +269,9 @@ def _solve(
     )
 
 
-def _own_block(rows: CentredRows, i: int, matrix: Array, team: Threads) -> Array:
-    """The group's part of its class's Gram matrix; of a small group anew in float64, where float32 would show."""
-    own = rows.of_group(i)
-    if precision_of(own, own.shape[0]) != str(own.dtype).rsplit(".", 1)[-1]:
-        return gram(array_namespace(own).astype(own, array_namespace(own).float64), team)
-    start, stop = rows.edges[i], rows.edges[i + 1]
-    return matrix[start:stop, start:stop]
-
-
-def _each(team: Threads, work: Callable[[T], None], items: Sequence[T]) -> None:
-    """Side by side; a single one with BLAS on one thread, which for matrix-vector products is the faster way."""
-    if len(items) == 1:
-        work(items[0])
-    else:
-        team.map(work, items)
+def _each(team: Threads, work: Callable[[S], T], items: Sequence[S]) -> list[T]:
+    """Side by side; a single one with all threads to itself."""
+    return [work(items[0])] if len(items) == 1 else team.map(work, items)
 
 
 def _krylov(blocks: Iterable[Block], groups: Groups, *, dim: int, rank: int, ddof: int) -> tuple[Spectra, Spectra]:

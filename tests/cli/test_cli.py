@@ -113,7 +113,8 @@ def test_spectrum_of_several_stores_and_saved_heads(store: Path, tmp_path: Path)
     text = run("spectrum", *stores, "--heads", heads, *quick)
     for word in ("margin gap, spread part", "accuracy gap", "ρ(y) over runs"):
         assert word in text
-    content = json.loads(run("spectrum", *stores, "--heads", heads, "--no-diagnostics", "--json", *quick))
+    each = [argument for _ in stores for argument in ("--heads", heads)]
+    content = json.loads(run("spectrum", *stores, *each, "--no-diagnostics", "--json", *quick))
     assert [row["n"] for row in content["rho"]] == [2, 2]
     assert [r["label"]["seed"] for r in content["reports"]] == [1, 2]
     assert len(content["correspondence"]["pairs"]) == 4
@@ -166,6 +167,7 @@ def test_changed_settings_are_an_error_with_the_difference(store: Path) -> None:
         (["spectrum", "{store}", "--ddof", "3"], "ddof must be"),
         (["spectrum", "{store}", "--null", "-1"], "null must not be negative"),
         (["spectrum", "{store}", "--heads", "no.safetensors"], "no.safetensors"),
+        (["spectrum", "{store}", "--heads", "a", "--heads", "b"], "2 files of heads for 1 stores"),
         (["spectrum"], "Missing argument"),
         (["spectrum", "{store}", "--split", "dev"], "train, val or test"),
         (["extract", "--dataset", "digit", "--backbone", "timm:resnet18@random", "--out", "x.h5"], "Did you mean"),

@@ -20,7 +20,7 @@ from grobust.groups import Groups
 from grobust.heads import HeadInfo, Heads, save_heads
 from grobust.probe import Probe
 from grobust.settings import BalanceMethod
-from grobust.spectrum import inference_bytes
+from grobust.spectrum import Reading, inference_bytes
 
 COUNTS = (120, 25, 12, 60)
 
@@ -149,8 +149,30 @@ def test_labels(tmp_path: Path) -> None:
     assert label_of(plain) == RunLabel("toy", "none", None, None)
     trained = run(write(tmp_path / "x.h5", backbone="run:runs/a@10"), null=0, diagnostics=None)
     assert label_of(trained).epoch == 10
+    name = "run:runs/digits-waterbirds-test_resnet-random-mixture-seed3@6"
+    finetuned = run(write(tmp_path / "features" / "epoch-0006.h5", backbone=name), null=0, diagnostics=None)
+    assert label_of(finetuned) == RunLabel("toy", "mixture", 3, 6)
     kept = run(tmp_path / "x.h5", balance=BalanceMethod.MIXTURE, seed=7, null=0, diagnostics=None)
     assert (label_of(kept).method, label_of(kept).seed) == ("mixture", 7)
     with pytest.raises(ConfigError, match="No feature stores"):
         compare_spectra([])
     assert math.isnan(compare_spectra([plain]).rho[0].null_mean)
+
+
+def test_networks_are_no_seeds_of_each_other(tmp_path: Path) -> None:
+    """Two methods' finetuned runs have their names from the run; other networks stand beside the data set."""
+    names = ("run:runs/a-none-seed1@2", "run:runs/a-mixture-seed1@2", "run:runs/a-mixture-seed2@2")
+    reports = [
+        run(write(tmp_path / str(i) / "features" / "epoch-0002.h5", backbone=name, seed=i), diagnostics=None)
+        for i, name in enumerate(names)
+    ]
+    found = compare_spectra(reports)
+    assert [(r.label.dataset, r.label.method, r.n) for r in found.rho[::2]] == [
+        ("toy", "none", 1),
+        ("toy", "mixture", 2),
+    ]
+    readings = [report.inferences[0].reading for report in reports[1:] if report.inferences[0] is not None]
+    assert found.rho[2].explained == sum(reading is Reading.SIZES for reading in readings)
+    other = run(write(tmp_path / "other.h5", backbone="timm:other@random"), diagnostics=None)
+    labels = compare_spectra([*reports, other]).labels
+    assert [label.dataset for label in labels] == ["toy, a", "toy, a", "toy, a", "toy, timm:other@random"]

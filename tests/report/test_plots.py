@@ -21,7 +21,7 @@ from grobust.report._canvas import METHOD_COLORS, METHOD_DASHES, METHOD_MARKERS,
 from grobust.report.choices import PlotKind
 from grobust.report.comparisons import NumberPoint, interpolation_threshold
 from grobust.report.figures import mean_spectra
-from grobust.report.labels import panel_names, run_names, short_backbones
+from grobust.report.labels import panel_names, run_names, short_backbones, spectrum_label
 from grobust.report.views import curve_points, group_spectra, rho_points, score_points
 from grobust_cli.main import app
 
@@ -124,6 +124,8 @@ def test_numbers_behind_figures_are_those_of_the_records(
     assert [float(r["null_high"]) for r in rho] == [x["inference"]["null_high"] for x in ratios]
     gaps = drawn(PlotKind.RHO_GAP, world.records, tmp_path / "q.svg")
     assert [float(r["gap"]) for r in gaps] == [g["gap"] for g in spectrum["results"]["gaps"]]
+    label = spectrum_label(spectrum)
+    assert {r["run"] for r in gaps} == {label.method + (f", seed {label.seed}" if label.seed is not None else "")}
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
