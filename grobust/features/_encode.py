@@ -65,6 +65,11 @@ class Encoder:
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._network = _compiled(backbones) if settings.compile else _plain(backbones)
 
+    @property
+    def threads(self) -> int:
+        """That the network runs on, where it is on a CPU."""
+        return torch.get_num_threads()
+
     def encode(self, batch: Batch) -> Encoded:
         """Features of a batch, which is cut smaller when memory runs out.
 
