@@ -231,7 +231,7 @@ def _fast(name: str, data: GroupedDataset, full: bool, pairs: int) -> list[Row]:
     )]  # fmt: skip
 
 
-def _peer(name: str, data: ImageFiles, folder: Path, python: Path, pairs: int, *, peer: str, spec: str) -> list[Row]:
+def _peer(name: str, data: ImageFiles, folder: Path, python: Path, pairs: int, peer: str, spec: str) -> list[Row]:
     """Two processes in turn; seconds without start and imports, peak memory of the whole process."""
     weights = dict(load_backbone(spec).network.state_dict())
     if peer == "thingsvision":
