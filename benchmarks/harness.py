@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+REST_SECONDS = 0.1
+
 
 @dataclass(frozen=True)
 class Row:
@@ -31,7 +33,8 @@ def paired(
     name: str, ours: Callable[[], Any], peer_name: str, peer: Callable[[], Any], *, answer: str, pairs: int = 5,
     scale: float = 1.0, warm: bool = True,
 ) -> Row:  # fmt: skip
-    """Time both in turn after one warm-up each.
+    """Time both in turn after one warm-up each, either after a rest: a BLAS's threads look for more work for some 30 ms
+    after a call, on cores that the other side needs.
 
     `scale` multiplies the peer's time, where it does one part in so many of the work. Without `warm`, the check of the
     answers has run both already.
@@ -47,7 +50,7 @@ def compared(
     if warm:
         for call in (ours, *peers.values()):
             call()
-    times = [(seconds(ours), *(scale * seconds(peer) for peer in peers.values())) for _ in range(pairs)]
+    times = [(_rested(ours), *(scale * _rested(peer) for peer in peers.values())) for _ in range(pairs)]
     return [
         Row(
             name=name,
@@ -60,6 +63,11 @@ def compared(
         )
         for i, peer in enumerate(peers, start=1)
     ]
+
+
+def _rested(call: Callable[[], Any]) -> float:
+    time.sleep(REST_SECONDS)
+    return seconds(call)
 
 
 def seconds(call: Callable[[], Any]) -> float:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,28 @@ def text_backbone(forward: CodesForward | None = None) -> Backbone:
         spec="timm:toy@random", kind="text", dim=4, network=network, collate=LengthCollate(),
         forward=forward or CodesForward(), pooling=Pool.MODEL, preprocessing="codes", digest="toy",
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TwoSteps(CodesForward):
+    """The same, as one of two outputs of a pass: its features, or their squares and the first of them."""
+
+    squares: bool = False
+
+    def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return self.pooled(network, batch, self.body(network, batch))
+
+    def body(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return super().__call__(network, batch)
+
+    def pooled(self, network: nn.Module, batch: dict[str, Tensor], body: Tensor) -> Tensor:
+        return torch.cat([body**2, body[:, :1]], dim=1) if self.squares else body
+
+
+def text_outputs(seconds: float = 0.0) -> tuple[Backbone, Backbone]:
+    """Two outputs of one little network, d = 4 and 5."""
+    one = text_backbone(TwoSteps(seconds=seconds))
+    return one, replace(one, forward=TwoSteps(seconds=seconds, squares=True), dim=5, pooling=Pool.GAP)
 
 
 class SomeUnreadable(Texts):

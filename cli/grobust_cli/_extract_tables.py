@@ -16,11 +16,21 @@ def show_profile(profile: "ExtractProfile") -> None:
         [each.stage, each.place, f"{each.seconds:.2f}", percent(each.share), number(each.rows_per_second)]
         for each in profile.stages
     ]
-    rows.append(["the whole run", "", f"{profile.seconds:.2f}", percent(1.0), number(profile.rows / profile.seconds)])
+    several = profile.process_seconds != profile.seconds
+    if several:
+        together = profile.process_seconds
+        rows.append(["all processes", "", f"{together:.2f}", percent(1.0), number(profile.rows / together)])
+    share, of = ("", "all processes") if several else (percent(1.0), "the run")
+    rows.append(["the whole run", "", f"{profile.seconds:.2f}", share, number(profile.rows / profile.seconds)])
     show_table(
-        f"Where the time went: {profile.rows} rows", ["stage", "where", "seconds", "% of the run", "rows/s"], rows,
+        f"Where the time went: {profile.rows} rows", ["stage", "where", "seconds", f"% of {of}", "rows/s"], rows,
         text_columns=2,
     )  # fmt: skip
+    if several:
+        note(
+            f"stages are summed up over {profile.processes} process(es); shares are of the time that all of them ran, "
+            "rates those of one, and the whole run has their start in it too"
+        )
     if profile.padding is not None:
         note(f"{percent(profile.padding)}% of the text batches was padding")
     note(f"the pace is set by: {profile.limit}", *profile.advice)

@@ -64,7 +64,5 @@ def show_sweep(report: "SweepReport") -> None:
         f"{report.seconds:.1f} s on {report.engine}"
     )
     if after.recorded:
-        stores = after.out / "stores"
-        drawn = f" --store {shlex.quote(str(stores))}" if any(stores.glob("*.h5")) else ""
         out = shlex.quote(str(after.out))
-        note(f"to read them: grobust table {out}; grobust report {out}{drawn} --out report.html")
+        note(f"to read them: grobust table {out}; grobust report {out} --out report.html")

@@ -65,7 +65,9 @@ def extract(
     view: Annotated[
         list[str] | None,
         typer.Option(
-            help="plain, or mirror for the mirror image. Repeatable, in one pass, into NAME.gap.mirror.h5 and so on.",
+            help="plain; mirror, the mirror image; five-crop, the mean of the features of the four corners and the "
+            "centre of the resized image; ten-crop, of these and their mirror images. Repeatable, in one pass, into "
+            "NAME.gap.mirror.h5 and so on. An image is decoded once, and goes through the network for each crop.",
             show_default=False,
         ),
     ] = None,
@@ -76,8 +78,8 @@ def extract(
     batch_size: Annotated[
         str,
         typer.Option(
-            help="Rows per forward pass; halved when memory runs out. `auto` tries what is fastest (a run that "
-            "continues keeps its size).",
+            help="Rows per forward pass; halved when memory runs out. `auto` tries what is fastest, with --devices or "
+            "--engine ray the smallest of what each finds (a run that continues keeps its size).",
             metavar="N|auto",
         ),
     ] = "64",
@@ -99,8 +101,20 @@ def extract(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the network first (torch.compile); changes last bits.")
     ] = False,
+    channels_last: Annotated[
+        bool,
+        typer.Option(
+            "--channels-last/--no-channels-last",
+            help="Memory layout of images and convolutions: the channels of a pixel side by side, as most networks are "
+            "fastest with, or one channel after the other; changes last bits.",
+        ),
+    ] = True,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Print where the time went and what to change; waits for the GPU.")
+        bool,
+        typer.Option(
+            "--profile",
+            help="Print where the time went and what to change; waits for the GPU. Of several processes, added up.",
+        ),
     ] = False,
     on_error: Annotated[str, typer.Option(help="Inputs that cannot be read: stop, or skip and list them.")] = "stop",
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = True,
@@ -147,6 +161,9 @@ def extract(
     - `grobust extract --dataset digits --backbone timm:vit_base_patch16_224.augreg_in21k --pool gap --pool cls
       --profile --out f.h5`: f.gap.h5 and f.cls.h5 in one pass, and where its time went
 
+    - `grobust extract --dataset digits --backbone torchvision:resnet50 --view plain --view ten-crop --out f.h5`: the
+      centre of an image, and the mean over ten crops of it
+
     - `grobust extract --dataset celeba --data-dir D --backbone timm:resnet50.tv_in1k --devices 0,1,2,3 --out f.h5`
 
     - `grobust extract --dataset celeba --data-dir s3://bucket/celeba --backbone timm:resnet50.tv_in1k
@@ -185,6 +202,7 @@ def extract(
         crew=crew,
         fast_decode=fast_decode,
         compile=compile_,
+        channels_last=channels_last,
         profile=profile,
     )
     with progress_bar(f"extract {dataset}") as advance:

@@ -69,13 +69,13 @@ def report(
 
     Summary and recommendation, methods with intervals, curves over training, every group, spectra and ρ(y) on its null;
     with --store the features in two dimensions; with --heads the worst group's most confident mistakes; with --dataset
-    their texts or images.
+    their texts or images. The folder of a sweep brings its own stores and heads.
 
     Examples:
 
     - `grobust report grobust-demo`
 
-    - `grobust report sweeps/quick --store sweeps/quick/stores`
+    - `grobust report sweeps/quick --dataset tweets --dataset digits:celeba-even`
 
     - `grobust report records.jsonl --store f.h5 --heads heads.safetensors --dataset tweets --out tweets.html`
 

@@ -47,13 +47,14 @@ class ExtractConfig:
     split : rule that splits anew, see `grobust.data.resplit`; None for the splits as they are
     pool : which vector is the feature; None for the backbone's own
     pools, layers, views : instead of `pool`, several in one pass: each layer (a module's name; none for the last) with
-        each pooling, of the image (``plain``) and its mirror image (``mirror``); each into a store of its own
+        each pooling, of each of the image's views (`grobust.models.views.View`); each into a store of its own
     image_size, max_tokens : input size; None for the backbone's own
     limit : keep this many rows, with the group shares of each split; None for all
     seed : of the draw that `limit` makes
     device : ``cpu`` or ``cuda``
     batch_size : rows per forward pass; None to find out by trying, unless an earlier run has
-    precision, dtype, workers, on_error, fast_decode, compile : see `grobust.features.extract.ExtractSettings`
+    precision, dtype, workers, on_error, fast_decode, compile, channels_last : see
+        `grobust.features.extract.ExtractSettings`
     profile : measure where the time goes
     resume : continue from the parts of an interrupted run
     overwrite : replace a finished store
@@ -82,6 +83,7 @@ class ExtractConfig:
     on_error: str = "stop"
     fast_decode: bool = False
     compile: bool = False
+    channels_last: bool = True
     profile: bool = False
     resume: bool = True
     overwrite: bool = False

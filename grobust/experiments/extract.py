@@ -30,7 +30,8 @@ from grobust.features.extract import (
 from grobust.features.parallel.local import ProcessCrew
 from grobust.models.backbone import Backbone, Pool
 from grobust.models.backbones import load_backbones
-from grobust.models.outputs import View, output_name
+from grobust.models.outputs import output_name
+from grobust.models.views import View
 
 __all__ = ["ExtractReport", "run_extract", "store_paths", "torch_device", "visible_gpus"]
 
@@ -85,6 +86,7 @@ def _run(
         on_error=_choice(OnError, config.on_error, "on_error"),
         fast_decode=config.fast_decode,
         compile=config.compile,
+        channels_last=config.channels_last,
     )
     asked = config.pools if config.pool is None else (config.pool,)
     pools = [_choice(Pool, pool, "pool") for pool in asked]
@@ -156,10 +158,7 @@ def _batch_size(
     if earlier is not None:
         return earlier
     if crew is not None:
-        raise ConfigError(
-            "--batch-size auto tries out this process's device, and others are to do the work. Give a number with "
-            "--devices or --engine ray; --batch-size auto on one of the devices tells which."
-        )
+        return crew.batch_size(dataset, backbones, settings)
     return find_batch_size(dataset, backbones, settings)
 
 

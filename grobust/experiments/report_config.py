@@ -88,8 +88,8 @@ class ReportConfig:
     ----------
     records : files of records, or folders with a ``records.jsonl``
     out : file, ``.html``
-    stores : feature stores whose rows are drawn, or folders with some
-    heads : files of heads on these features, for mistakes
+    stores : feature stores whose rows are drawn, or folders with some; of none, those of the sweeps among `records`
+    heads : files of heads on these features, for mistakes; of none, those of the sweeps among `records`
     head : name or number of the one to use; None for the recommended method's, or the first
     datasets, data_dir, columns : where texts and thumbnails of the stores' rows come from
     diagnosis : JSON that ``grobust diagnose --json`` printed; None for none
@@ -121,10 +121,3 @@ class ReportConfig:
             raise ConfigError(f"out must end in .html, got {str(self.out)!r}.")
         if self.points < 3 or self.examples < 1:
             raise ConfigError(f"points must be at least 3 and examples 1, got {self.points} and {self.examples}.")
-        for given, name in ((self.heads, "heads"), (self.datasets, "dataset")):
-            if given and not self.stores:
-                raise ConfigError(f"{name} needs a feature store whose rows it belongs to: --store STORE.")
-        if self.head is not None and not self.heads:
-            raise ConfigError("head names one of the heads in a file: give --heads FILE too.")
-        if self.datasets and not self.heads:
-            raise ConfigError("dataset shows the texts or images of mistakes, and those need heads: --heads FILE.")

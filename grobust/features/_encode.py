@@ -49,7 +49,7 @@ class Encoded:
 
 
 class Encoder:
-    """One network at work.
+    """One network at work, put into the memory layout of the settings if it takes images.
 
     On a GPU, inputs come from pinned memory on a stream of their own and features go back by themselves: the host is
     up to two batches ahead, and waits for nothing else.
@@ -63,6 +63,9 @@ class Encoder:
         self._in_flight: deque[torch.cuda.Event] = deque()
         # torch types neither streams nor events.
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        if backbones[0].kind == "image":
+            backbones[0].network.to(memory_format=self._layout)
         self._network = _compiled(backbones) if settings.compile else _plain(backbones)
 
     @property
@@ -113,9 +116,9 @@ class Encoder:
         return back
 
     def _sent(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """On the device, maps in channels-last memory."""
+        """On the device, images in the memory layout of the settings."""
         if self._copies is None:
-            return {name: _laid_out(tensor.to(self.device)) for name, tensor in tensors.items()}
+            return {name: self._laid_out(tensor.to(self.device)) for name, tensor in tensors.items()}
         computing = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self._copies):
             sent = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
@@ -123,9 +126,12 @@ class Encoder:
         for tensor in sent.values():
             # Its memory belongs to the other stream, which must not reuse it before this one has read it.
             tensor.record_stream(computing)
-        laid_out = {name: _laid_out(tensor) for name, tensor in sent.items()}
+        laid_out = {name: self._laid_out(tensor) for name, tensor in sent.items()}
         self._synchronized()
         return laid_out
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        return tensor.contiguous(memory_format=self._layout) if tensor.ndim == 4 else tensor
 
     def _brought_back(self, features: Tensor) -> Tensor:
         if self._copies is None:
@@ -147,10 +153,6 @@ class Encoder:
     def _synchronized(self) -> None:
         if self._clock.synchronize and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def _laid_out(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _plain(backbones: Sequence[Backbone]) -> Callable[[dict[str, Tensor]], list[Tensor]]:

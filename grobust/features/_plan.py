@@ -48,6 +48,8 @@ class ExtractSettings:
     part_rows : rows per part file, what a killed run can lose; None for about 64 batches or 20 parts a run
     fast_decode : read large JPEG files at a half, a quarter or an eighth of their size, which changes pixels slightly
     compile : have `torch.compile` make faster code of the network, which changes last bits
+    channels_last : keep images and the weights of convolutions with the channels of a pixel side by side, which most
+        convolutions are faster with; else one channel after the other, which changes last bits
     """
 
     batch_size: int = 64
@@ -58,6 +60,7 @@ class ExtractSettings:
     part_rows: int | None = None
     fast_decode: bool = False
     compile: bool = False
+    channels_last: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("workers", 0)):
@@ -80,6 +83,8 @@ def provenance_of(dataset: GroupedDataset, backbone: Backbone, settings: Extract
         options["decoding"] = f"JPEG files at 1/2, 1/4 or 1/8 with sides of at least {side}"
     if settings.compile:
         options["compile"] = "torch.compile"
+    if not settings.channels_last and backbone.kind == "image":
+        options["memory"] = "channels first"
     return Provenance(
         backbone=backbone.spec,
         weights_digest=backbone.digest,

@@ -17,6 +17,7 @@ from grobust.features._write import PartQueue, RowSink
 from grobust.features.profile import StageClock
 from grobust.kept_memory import kept_memory
 from grobust.models.backbone import Backbone
+from grobust.models.views import collate_of
 
 __all__ = ["PartsRun"]
 
@@ -29,7 +30,7 @@ class PartsRun:
     backbones : outputs of one network, see `grobust.models.backbones.load_backbones`
     sinks : for each output, what takes a part when it is whole; called from a thread of its own
     interrupted : ends the work between two batches, with `KeyboardInterrupt`
-    done : for each sink, rows that it has already; None if none
+    done : for each sink, (n) whether it has a row already, or None if none; None if none at all
     clock : adds up where the time goes
     """
 
@@ -41,7 +42,7 @@ class PartsRun:
         sinks: Sequence[RowSink],
         interrupted: threading.Event,
         *,
-        done: Sequence[NDArray[Any]] | None = None,
+        done: Sequence[NDArray[Any] | None] | None = None,
         clock: StageClock | None = None,
     ) -> None:
         self.interrupted = interrupted
@@ -64,7 +65,7 @@ class PartsRun:
         begun: deque[Part] = deque()
         on_cpu = self.encoder.device.type == "cpu"
         loaded = load_batches(
-            self.dataset, self.backbones[0].collate, _batches_of(parts, begun), workers=self.settings.workers,
+            self.dataset, collate_of(self.backbones), _batches_of(parts, begun), workers=self.settings.workers,
             threads=self.encoder.threads if on_cpu else None, pin=self.encoder.device.type == "cuda",
             side=decode_side(self.backbones[0], self.settings),
         )  # fmt: skip

@@ -19,6 +19,7 @@ from grobust.features.profile import StageClock
 from grobust.features.store import FeatureStore, parts_folder
 from grobust.kept_memory import kept_memory
 from grobust.models.backbone import Backbone
+from grobust.models.views import collate_of
 
 __all__ = ["earlier_batch_size", "find_batch_size"]
 
@@ -96,7 +97,7 @@ def _read(dataset: GroupedDataset, rows: Any, items: list[Any], size: int) -> No
 
 def _rate(backbones: Sequence[Backbone], settings: ExtractSettings, items: list[Any]) -> float | None:
     """Rows per second of the network; None if memory runs out."""
-    batch = Batch(rows=torch.arange(len(items)).numpy(), tensors=backbones[0].collate(items), failures=())
+    batch = Batch(rows=torch.arange(len(items)).numpy(), tensors=collate_of(backbones)(items), failures=())
     encoder = Encoder(backbones, replace(settings, batch_size=len(items)), StageClock(synchronize=True))
     seconds = []
     for _ in range(1 + TRIES):

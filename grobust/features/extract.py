@@ -4,6 +4,7 @@ Rows are sorted by length and cut into batches, and batches into parts, by a rul
 that was killed and resumed therefore forms the very same batches, and its store equals that of a run left in peace.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -97,23 +98,60 @@ class Job:
 
     Parameters
     ----------
-    writer : whose folder takes the parts, and which is told of rows written elsewhere and rows skipped
-    parts : with pending rows only; each row in one of them
+    backbones : outputs of one network
+    writers : for each, the one whose folder takes the parts, and which is told of rows written elsewhere and skipped
+    parts : with rows only that are pending in one of the stores; each row in one of them
     tell : called with the number of rows done, those of earlier runs included
     interrupted : set by Ctrl-C
+    clock : takes where the time of every worker went; None if nobody wants to know
     """
 
     dataset: GroupedDataset
-    backbone: Backbone
+    backbones: list[Backbone]
     settings: ExtractSettings
-    writer: PartsWriter
+    writers: list[PartsWriter]
     parts: list[Part]
     tell: Callable[[int], None]
     interrupted: threading.Event
+    clock: StageClock | None = None
+
+    @property
+    def n_done(self) -> int:
+        """Rows that all stores have."""
+        return int(np.logical_and.reduce([writer.done for writer in self.writers]).sum())
+
+    def count(self, part: Part, skipped: Sequence[tuple[int, str]]) -> int:
+        """Count a part as written elsewhere, but for (row, reason) of those skipped; returns its number of rows."""
+        rows = np.concatenate(part)
+        for writer in self.writers:
+            for row, reason in skipped:
+                if not writer.done[row]:
+                    writer.skip(row, reason)
+            writer.written_elsewhere(rows[~writer.done[rows]])
+        return int(rows.size)
+
+    def kept(self) -> str:
+        """What is safe, in words."""
+        folders = ", ".join(str(writer.folder) for writer in self.writers)
+        return f"{self.n_done} of {len(self.dataset)} rows are kept in {folders}"
 
 
 class Crew(Protocol):
     """Several processes or machines that extract together."""
+
+    @property
+    def device(self) -> str:
+        """What each computes on, ``cpu`` or ``cuda``."""
+        ...
+
+    @property
+    def cores(self) -> int:
+        """Of each."""
+        ...
+
+    def batch_size(self, dataset: GroupedDataset, backbones: Sequence[Backbone], settings: ExtractSettings) -> int:
+        """What `find_batch_size` gives where the work is to be done; the smallest that one of them finds."""
+        ...
 
     def extract(self, job: Job) -> tuple[str, ...]:
         """Do all parts, in any order and by anyone; returns notes. Raises what a single process would."""
@@ -151,7 +189,8 @@ def extract_features(
     on_progress : called after every batch
     crew : processes or machines that do the work (`grobust.features.parallel`), and then the backbone's own device is
         not used; None for this process
-    profile : measure where the time goes; on a GPU each stage is then waited for, so the run is somewhat slower
+    profile : measure where the time goes; on a GPU each stage is then waited for, so the run is somewhat slower. Of a
+        crew the stages of all are added up
 
     Raises
     ------
@@ -159,8 +198,6 @@ def extract_features(
         If inputs cannot be read (all of the batch are named), or a feature is not finite or overflows.
     BackboneError
         If the backbone is for another kind of item, or memory does not suffice for a single row.
-    ConfigError
-        If several processes are to be profiled.
     StoreMismatchError, StoreLockedError, StoreError
         See `grobust.features.parts.PartsWriter`.
     """
@@ -196,12 +233,10 @@ def extract_together(
     ------
     BackboneError
         Besides the errors of `extract_features`, if the backbones are not of one network.
-    ConfigError
-        If a crew is to compute more than one output.
     """
     settings = settings or ExtractSettings()
     targets, started = [Path(path) for path in paths], time.perf_counter()
-    _check(dataset, backbones, targets, several_processes=crew is not None, profile=profile)
+    _check(dataset, backbones, targets)
     results: list[ExtractResult | None] = [
         _reused(target, dataset, backbone, settings, started) if target.is_file() and not overwrite else None
         for target, backbone in zip(targets, backbones, strict=True)
@@ -223,10 +258,7 @@ def extract_together(
     return tuple(result for result in results if result is not None)
 
 
-def _check(
-    dataset: GroupedDataset, backbones: Sequence[Backbone], targets: Sequence[Path], *, several_processes: bool,
-    profile: bool,
-) -> None:  # fmt: skip
+def _check(dataset: GroupedDataset, backbones: Sequence[Backbone], targets: Sequence[Path]) -> None:
     first = backbones[0]
     if dataset.kind != first.kind:
         raise BackboneError(f"{first.spec} takes {first.kind}s; {dataset.name} holds {dataset.kind}s.")
@@ -234,13 +266,6 @@ def _check(
         raise BackboneError("Outputs of one pass must be of one network and its preprocessing; see load_backbones.")
     if len(backbones) != len(targets) or len(set(targets)) != len(targets):
         raise ConfigError(f"{len(backbones)} outputs need as many different stores, got {len(set(targets))}.")
-    if several_processes and len(backbones) > 1:
-        raise ConfigError(
-            "Several outputs in one pass are computed by one process. Give one --pool and --layer at a time with "
-            "--devices or --engine ray."
-        )
-    if several_processes and profile:
-        raise ConfigError("A profile is of one process. Leave out --devices and --engine ray.")
 
 
 def _reused(
@@ -270,8 +295,8 @@ class _Jobs:
         with interrupts() as interrupted:
             if crew is not None:
                 job = Job(
-                    self.dataset, self.backbones[0], self.settings, self.writers[0], parts,
-                    lambda done: self._tell(done, first), interrupted,
+                    self.dataset, self.backbones, self.settings, self.writers, parts,
+                    lambda done: self._tell(done, first), interrupted, clock,
                 )  # fmt: skip
                 notes = crew.extract(job)
             else:
@@ -286,8 +311,8 @@ class _Jobs:
                 notes = tuple(run.notes)
         profile = None if clock is None else clock.profile(
             time.perf_counter() - begun, workers=self.settings.workers, batch_size=self.settings.batch_size,
-            device=str(next(iter(self.backbones[0].network.parameters())).device),
-            precision=str(self.settings.precision),
+            device=str(next(iter(self.backbones[0].network.parameters())).device) if crew is None else crew.device,
+            precision=str(self.settings.precision), cores=(os.cpu_count() or 1) if crew is None else crew.cores,
         )  # fmt: skip
         return [
             replace(self._finished(writer, int(done.sum()), notes), profile=profile)

@@ -2,8 +2,9 @@
 
 ``NAME.h5.parts/`` holds ``plan.json``, ``part-*.safetensors`` and ``skip-*.json``. Every file is written under a
 temporary name, flushed to disk and renamed, so a killed process loses at most the part in flight. A part knows its
-rows, so parts may come from several processes or machines. When every row is there, they are assembled under a
-temporary name, and the store is renamed into place.
+rows, so parts may come from several processes or machines; it is named by them too, so two attempts at the same rows
+are one file, and the process that leads knows each file by name. When every row is there, the files that it knows of
+are assembled under a temporary name, and the store is renamed into place.
 """
 
 import errno
@@ -114,6 +115,7 @@ class PartsWriter:
         self.done: NDArray[Any] = np.zeros(len(plan.groups), dtype=bool)
         self.notes: list[str] = []
         self._skipped: dict[int, str] = {}
+        self._whole: set[str] = set()
         self._digest = xxhash.xxh3_128_hexdigest(json.dumps(plan.identity(), sort_keys=True).encode())
         self._lock = FileLock(self.folder / ".lock")
         if not lead:
@@ -177,7 +179,9 @@ class PartsWriter:
             raise ShapeError("A row is written twice.")
         stored = _check_values(features, np.dtype(self.plan.provenance.dtype), self.plan.packed_ids.take(rows))
         content = part_content(rows, stored, {"plan": self._digest, "checksum": _checksum(rows, stored)})
-        self._durable(f"part-{rows.min():012d}.safetensors", *content)
+        name = _part_name(rows)
+        self._durable(name, *content)
+        self._whole.add(name)
         self.done[rows] = True
 
     def skip(self, row: int, reason: str) -> None:
@@ -187,8 +191,10 @@ class PartsWriter:
         self.done[row] = True
 
     def written_elsewhere(self, rows: NDArray[Any]) -> None:
-        """Count rows as done that another process has made durable."""
-        self.done[rows] = True
+        """Count rows as done that another process has made durable, all in one part."""
+        if rows.size:
+            self._whole.add(_part_name(np.sort(rows)))
+            self.done[rows] = True
 
     def finish(self) -> Path:
         """Assemble the parts into the store, flush it, rename it into place, and remove the parts.
@@ -196,16 +202,23 @@ class PartsWriter:
         Raises
         ------
         StoreIncompleteError
-            If rows are still pending.
+            If rows are still pending, or a part is gone.
         """
         if self.pending.size:
             raise StoreIncompleteError(
                 f"{self.path} is not finished: {self.pending.size} of {self.done.size} rows are missing."
             )
+        # Not whatever lies there: a worker taken for dead may have read other rows of a part than its successor.
+        files = [self.folder / name for name in sorted(self._whole)]
+        if gone := [file.name for file in files if not file.is_file()]:
+            raise StoreIncompleteError(
+                f"{self.path} cannot be assembled: {gone[0]} ({len(gone)} of {len(files)} parts) is not in "
+                f"{self.folder} any more. The same command extracts its rows again."
+            )
         kept = np.ones(self.done.size, dtype=bool)
         kept[list(self._skipped)] = False
         rows = np.flatnonzero(kept)
-        parts = [Part.of(part) for part in self._parts()]
+        parts = [Part.of(file) for file in files]
         temporary = self.folder / f"assembled.h5{TEMPORARY}"
 
         with _disk_errors(self.path):
@@ -286,6 +299,7 @@ class PartsWriter:
         )
         if usable:
             self.done[rows] = True
+            self._whole.add(part.name)
         else:
             part.unlink()
             self.notes.append(f"{part.name} was damaged or not of this run: removed, its rows are extracted again")
@@ -307,6 +321,11 @@ class PartsWriter:
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
+
+
+def _part_name(rows: NDArray[Any]) -> str:
+    """Of ascending rows: the same name, the same rows."""
+    return f"part-{rows[0]:012d}-{xxhash.xxh3_64_hexdigest(rows.astype('<i8', copy=False).tobytes())}.safetensors"
 
 
 def _checksum(rows: NDArray[Any], features: NDArray[Any]) -> str:

@@ -1,10 +1,10 @@
 """Where the time of an extraction went, which stage sets the pace, and what to change."""
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 __all__ = ["STAGES", "ExtractProfile", "StageClock", "StageTime", "advice"]
 
@@ -44,12 +44,15 @@ class StageTime:
 class ExtractProfile:
     """Parameters
     ----------
-    seconds : from the first batch asked for to the last part written
+    seconds : from the first batch asked for to the last part written; of several processes also their start
     rows : that went through in them
-    stages : in the order of the work
+    stages : in the order of the work; of several processes summed up, with shares of the time that they ran together
+        and the rates of one
     limit : the place that sets the pace: ``loader``, ``network``, ``copies`` or ``writer``
     padding : share of text batches that is padding; None for images
     advice : what to change, the most useful first
+    processes : that told where their time went
+    process_seconds : that they ran together, without their start; of one process, the seconds of the run
     """
 
     seconds: float
@@ -58,6 +61,8 @@ class ExtractProfile:
     limit: str
     padding: float | None
     advice: tuple[str, ...]
+    processes: int = 1
+    process_seconds: float = 0.0
 
 
 @dataclass
@@ -68,6 +73,8 @@ class StageClock:
     ----------
     synchronize : wait for the device at the end of each of its stages, so that its work counts where it belongs. It
         takes from the device what it would do side by side, so a run measured this way is somewhat slower.
+    began : when it did
+    processes, running : whose clocks were added up here, and seconds that they ran
     """
 
     synchronize: bool = False
@@ -75,6 +82,9 @@ class StageClock:
     rows: int = 0
     tokens: int = 0
     padded: int = 0
+    began: float = field(default_factory=perf_counter)
+    processes: int = 0
+    running: float = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -89,15 +99,35 @@ class StageClock:
         """Count seconds measured elsewhere. A stage is counted by one thread only."""
         self.seconds[name] += seconds
 
-    def profile(self, seconds: float, *, workers: int, device: str, precision: str, batch_size: int) -> ExtractProfile:
+    def counted(self) -> dict[str, Any]:
+        """What there is so far, JSON-able, for `take` of another process's clock."""
+        return {
+            "seconds": dict(self.seconds), "rows": self.rows, "tokens": self.tokens, "padded": self.padded,
+            "running": perf_counter() - self.began,
+        }  # fmt: skip
+
+    def take(self, counted: Mapping[str, Any]) -> None:
+        """Add what another process has counted."""
+        for name, seconds in counted["seconds"].items():
+            self.seconds[name] += seconds
+        self.rows += counted["rows"]
+        self.tokens += counted["tokens"]
+        self.padded += counted["padded"]
+        self.processes += 1
+        self.running += counted["running"]
+
+    def profile(
+        self, seconds: float, *, workers: int, device: str, precision: str, batch_size: int, cores: int
+    ) -> ExtractProfile:
         """Shares, limit and advice.
 
         Parameters
         ----------
         seconds : of the whole run
         workers, device, precision, batch_size : what the run had
+        cores : of each process
         """
-        whole = max(seconds, 1e-9)
+        whole = max(self.running if self.processes else seconds, 1e-9)
         stages = tuple(
             StageTime(name, place, self.seconds[name], self.seconds[name] / whole,
                       self.rows / self.seconds[name] if self.seconds[name] > 0 else None)
@@ -106,10 +136,10 @@ class StageClock:
         padding = 1 - self.tokens / self.padded if self.padded else None
         limit = self._limit(whole)
         advised = advice(
-            self.seconds, limit, rows=self.rows, padding=padding, workers=workers, cores=os.cpu_count() or 1,
+            self.seconds, limit, rows=self.rows, padding=padding, workers=workers, cores=cores,
             device=device, precision=precision, batch_size=batch_size,
         )  # fmt: skip
-        return ExtractProfile(seconds, self.rows, stages, limit, padding, advised)
+        return ExtractProfile(seconds, self.rows, stages, limit, padding, advised, max(1, self.processes), whole)
 
     def _limit(self, whole: float) -> str:
         of = self.seconds

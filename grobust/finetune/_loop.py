@@ -234,8 +234,9 @@ class _Training:
         epoch = math.ceil(step / plan.per_epoch)
         self.model.eval()
         settings = ExtractSettings(
-            batch_size=self.settings.eval_batch_size, precision=self.settings.precision, workers=self.settings.workers
-        )
+            batch_size=self.settings.eval_batch_size, precision=self.settings.precision, workers=self.settings.workers,
+            channels_last=self.settings.channels_last,
+        )  # fmt: skip
         extract_features(
             job.dataset, backbone_at(job, self.classifier, epoch), job.files.features(epoch), settings=settings
         )

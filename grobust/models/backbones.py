@@ -6,13 +6,14 @@ from dataclasses import replace
 from grobust.errors import BackboneError
 from grobust.models.backbone import Backbone, Pool
 from grobust.models.open_clip_source import load_open_clip
-from grobust.models.outputs import View, outputs_of
+from grobust.models.outputs import outputs_of
 from grobust.models.packaged import load_packaged
 from grobust.models.run_source import load_run
 from grobust.models.spec import parse_spec
 from grobust.models.timm_source import load_timm
 from grobust.models.torchvision_source import load_torchvision
 from grobust.models.transformers_source import load_transformers
+from grobust.models.views import View
 
 __all__ = ["load_backbone", "load_backbones"]
 
@@ -85,7 +86,7 @@ def load_backbones(
     ----------
     pools : of each layer; empty for the network's own
     layers : names of modules; empty for what enters the classifier
-    views : of images, such as their mirror image; empty for the image as it is
+    views : of images, such as their mirror image or the mean over five crops; empty for the image as it is
 
     Raises
     ------

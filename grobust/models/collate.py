@@ -13,7 +13,7 @@ from torchvision import transforms
 from torchvision.transforms import functional
 from torchvision.transforms._presets import ImageClassification
 
-__all__ = ["ImageCollate", "ProcessorCollate", "TextCollate", "filled_with_pixels"]
+__all__ = ["Ending", "ImageCollate", "ProcessorCollate", "TextCollate", "ending_of", "filled_with_pixels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,8 @@ class ImageCollate:
         return {"pixels": filled_with_pixels(prepared, ending.mean, ending.sd)}
 
     @cached_property
-    def _ending(self) -> "_Ending | None":
-        return _ending(self.transform)
+    def _ending(self) -> "Ending | None":
+        return ending_of(self.transform)
 
 
 def filled_with_pixels(images: Sequence[NDArray[np.uint8]], mean: Sequence[float], sd: Sequence[float]) -> Tensor:
@@ -62,37 +62,37 @@ def filled_with_pixels(images: Sequence[NDArray[np.uint8]], mean: Sequence[float
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-class _Ending(NamedTuple):
+class Ending(NamedTuple):
     """A transform taken apart: PIL image to PIL image of the final size, and the normalization after it."""
 
-    resize: Callable[[Any], Any]
+    resize: transforms.Compose
     mean: tuple[float, ...]
     sd: tuple[float, ...]
 
 
-def _ending(transform: Any) -> _Ending | None:
+def ending_of(transform: Any) -> Ending | None:
     """None for a transform of another make."""
     if isinstance(transform, ImageClassification):
-        return _Ending(_Resized(transform), tuple(transform.mean), tuple(transform.std))
+        steps = transforms.Compose([_Resized(transform), transforms.CenterCrop(transform.crop_size)])
+        return Ending(steps, tuple(transform.mean), tuple(transform.std))
     if not isinstance(transform, transforms.Compose) or len(transform.transforms) < 2:
         return None
     *first, to_tensor, normalize = transform.transforms
     if not isinstance(to_tensor, transforms.ToTensor) or not isinstance(normalize, transforms.Normalize):
         return None
     mean, sd = (tuple(float(value) for value in values) for values in (normalize.mean, normalize.std))
-    return _Ending(transforms.Compose(first), mean, sd) if len(mean) == 3 else None
+    return Ending(transforms.Compose(first), mean, sd) if len(mean) == 3 else None
 
 
 @dataclass(frozen=True, eq=False)
 class _Resized:
-    """The part of torchvision's preset that ends in an image."""
+    """What torchvision's preset does before its crop."""
 
     preset: Any
 
     def __call__(self, image: Any) -> Any:
         of = self.preset
-        image = functional.resize(image, of.resize_size, interpolation=of.interpolation, antialias=of.antialias)
-        return functional.center_crop(image, of.crop_size)
+        return functional.resize(image, of.resize_size, interpolation=of.interpolation, antialias=of.antialias)
 
 
 @dataclass(frozen=True, eq=False)

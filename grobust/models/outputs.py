@@ -1,10 +1,9 @@
-"""Several features from one pass over the data: other poolings, layers by their module's name, mirrored images."""
+"""Several features from one pass over the data: other poolings, layers by their module's name, views of images."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from enum import StrEnum
 from typing import Any, cast
 
 import torch
@@ -13,17 +12,11 @@ from torch import Tensor, nn
 from grobust.errors import BackboneError
 from grobust.models.backbone import Backbone, Forward, MapLayout, Pool
 from grobust.models.pooling import mean_over_tokens, pool_map, pool_tokens
+from grobust.models.views import Look, View, ViewForward, look_of, looks_at, mean_of, with_view
 
-__all__ = ["LayerForward", "MirrorForward", "View", "encode_together", "output_name", "outputs_of"]
+__all__ = ["LayerForward", "encode_together", "output_name", "outputs_of"]
 
 SHOWN_NAMES = 12
-
-
-class View(StrEnum):
-    """What of an image goes through the network. Each is stored by itself: a mean of stores is easily made."""
-
-    PLAIN = "plain"
-    MIRROR = "mirror"
 
 
 @dataclass(frozen=True)
@@ -81,24 +74,6 @@ class LayerForward:
         return pool_tokens(out, Pool.GAP if self.pool is Pool.MEAN else self.pool, prefix=self.layout.prefix)
 
 
-@dataclass(frozen=True)
-class MirrorForward:
-    """Features of the image's mirror image, after its preprocessing."""
-
-    run: Forward
-
-    def __call__(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return self.run(network, _mirrored(batch))
-
-    def body(self, network: nn.Module, batch: dict[str, Tensor]) -> Any:
-        """See `Forward`."""
-        return self.run.body(network, _mirrored(batch))
-
-    def pooled(self, network: nn.Module, batch: dict[str, Tensor], body: Any) -> Tensor:
-        """See `Forward`."""
-        return self.run.pooled(network, _mirrored(batch), body)
-
-
 def outputs_of(
     backbone: Backbone,
     pools: Sequence[Pool | None],
@@ -116,38 +91,35 @@ def outputs_of(
     Raises
     ------
     BackboneError
-        If the network has no such pooling or module, or they repeat.
+        If the network has no such pooling, module or view, or they repeat.
     """
     asked = [(view, layer, pool) for view in views for layer in layers for pool in pools]
     if len(set(asked)) != len(asked):
         raise BackboneError(f"{backbone.spec}: a pooling, layer or view is asked for twice.")
-    made = []
-    for view, layer, pool in asked:
-        output = _pooled(backbone, pool) if layer is None else _layer(backbone, layer, pool)
-        made.append(_mirror(output) if view is View.MIRROR else output)
-    return tuple(made)
+    made = [_pooled(backbone, pool) if layer is None else _layer(backbone, layer, pool) for _, layer, pool in asked]
+    return tuple(with_view(made, [view for view, _, _ in asked]))
 
 
 def output_name(backbone: Backbone) -> str:
-    """What tells it from other outputs of its network, in a file name: ``gap``, ``layer3.gap``, ``cls.mirror``."""
+    """What tells it from other outputs of its network, in a file name: ``gap``, ``layer3.gap``, ``cls.five-crop``."""
     about = (backbone.options.get("layer"), str(backbone.pooling), backbone.options.get("view"))
     return ".".join(text for text in about if text is not None)
 
 
 def encode_together(backbones: Sequence[Backbone], batch: dict[str, Tensor]) -> list[Tensor]:
-    """Features (b, d) of each, in one pass per view if they are several outputs of a network."""
+    """Features (b, d) of each, in one pass per crop or mirror image if they are several outputs of a network."""
     first = backbones[0]
     if len(backbones) == 1:
         return [first.forward(first.network, batch)]
-    found: dict[int, Tensor] = {}
-    for mirrored in (False, True):
-        mine = [i for i, b in enumerate(backbones) if isinstance(b.forward, MirrorForward) is mirrored]
-        if mine:
-            forwards = [cast(Forward, backbones[i].forward) for i in mine]
-            inner = [forward.run if isinstance(forward, MirrorForward) else forward for forward in forwards]
-            view = _mirrored(batch) if mirrored else batch
-            found |= zip(mine, _one_pass(first.network, inner, view), strict=True)
-    return [found[i] for i in range(len(backbones))]
+    looks = [looks_at(backbone) for backbone in backbones]
+    found: list[dict[Look, Tensor]] = [{} for _ in backbones]
+    for look in dict.fromkeys(look for each in looks for look in each):
+        mine = [i for i, each in enumerate(looks) if look in each]
+        forwards = [cast(Forward, backbones[i].forward) for i in mine]
+        inner = [forward.run if isinstance(forward, ViewForward) else forward for forward in forwards]
+        for i, features in zip(mine, _one_pass(first.network, inner, look_of(batch, look)), strict=True):
+            found[i][look] = features
+    return [mean_of([there[look] for look in each]) for there, each in zip(found, looks, strict=True)]
 
 
 def _one_pass(network: nn.Module, forwards: Sequence[Forward], batch: dict[str, Tensor]) -> list[Tensor]:
@@ -193,20 +165,6 @@ def _layer(backbone: Backbone, layer: str, pool: Pool | None) -> Backbone:
         backbone, forward=forward, pooling=chosen, options=backbone.options | {"layer": layer},
         arguments=backbone.arguments | {"pool": str(chosen), "layer": layer},
     ))  # fmt: skip
-
-
-def _mirror(backbone: Backbone) -> Backbone:
-    if backbone.kind != "image":
-        raise BackboneError(f"{backbone.spec} takes {backbone.kind}s, which have no mirror image.")
-    return replace(
-        backbone, forward=MirrorForward(cast(Forward, backbone.forward)),
-        options=backbone.options | {"view": str(View.MIRROR)},
-    )  # fmt: skip
-
-
-def _mirrored(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    # In channels-last memory, as the batch was.
-    return batch | {"pixels": batch["pixels"].flip(3).contiguous(memory_format=torch.channels_last)}
 
 
 def _sized(backbone: Backbone) -> Backbone:

@@ -4,10 +4,15 @@ The optimal weights lie in the span of the rows (representer theorem), and only 
 With X Xᵀ = L Lᵀ the features L (n, n) have that Gram matrix; a solution v on them is W = Xᵀ L⁻ᵀ v on X.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg.blas import dsyrk
 
 from grobust.arrays import array_namespace
+from grobust.threads import Threads
 from grobust.typing import Array
 
 __all__ = ["reduced", "restored", "shrunk"]
@@ -16,17 +21,33 @@ __all__ = ["reduced", "restored", "shrunk"]
 JITTER = 1e-12
 
 
-def reduced(rows: Array) -> Array:
+def reduced(rows: Array, threads: Threads) -> Array:
     """(n, n) float64 lower triangular L with L Lᵀ = X Xᵀ, for standardized rows X (n, d)."""
     xp = array_namespace(rows)
-    wide = xp.astype(rows, xp.float64)
-    gram = wide @ wide.T
+    gram = _gram(rows, threads)
     n = gram.shape[0]
     jitter = JITTER * max(float(xp.linalg.trace(gram)) / n, 1e-30)
     if isinstance(gram, np.ndarray):
         gram[np.diag_indices(n)] += jitter
         return np.asarray(cholesky(gram, lower=True, overwrite_a=True, check_finite=False))
     return xp.linalg.cholesky(gram + jitter * xp.eye(n, dtype=xp.float64))
+
+
+def _gram(rows: Array, threads: Threads) -> Array:
+    xp = array_namespace(rows)
+    if not isinstance(rows, np.ndarray):
+        wide = xp.astype(rows, xp.float64)
+        return wide @ wide.T
+
+    def of_features(start: int, stop: int) -> NDArray[Any]:
+        # One triangle is enough for the factorization.
+        return np.asarray(dsyrk(1.0, rows[:, start:stop].astype(np.float64).T, trans=1, lower=1))
+
+    d = rows.shape[1]
+    first, *others = threads.ranges(of_features, d, -(-d // threads.count))
+    for other in others:
+        first += other
+    return first
 
 
 def restored(weights: Array, factor: Array, rows: Array) -> Array:

@@ -189,11 +189,14 @@ class HostPasses:
 
     def _reduced(self, parts: list[tuple[NDArray[Any], NDArray[Any]]], *, gradient: bool) -> Evaluation:
         """Sums (h, 2 + c) and products (h c, d) of the threads, as an evaluation."""
-        sums = np.sum([s for s, _ in parts], axis=0)
+        (sums, total), *others = parts
+        for more_sums, more in others:
+            sums += more_sums
+            total += more
         if not gradient:
             return Evaluation(sums[:, 0], sums[:, 1], None)
         heads, columns = sums.shape[0], self._z.shape[1]
-        total = np.sum([t for _, t in parts], axis=0).reshape(heads, columns, -1)
+        total = total.reshape(heads, columns, -1)
         return Evaluation(sums[:, 0], sums[:, 1], self._design.unfold(total, sums[:, 2:]))
 
 

@@ -144,7 +144,7 @@ class Task:
         that products are float64: those the host solves in less time than the device takes to start its kernels, and
         Newton's steps finish them.
         """
-        factor = reduced(x)
+        factor = reduced(x, self.pool)
         there, own, labels = array_namespace(factor), factor, self.host_labels[rows]
         if self._host or rows.size**2 <= SMALL:
             own = to_numpy(factor)
@@ -152,8 +152,11 @@ class Task:
             labels = there.asarray(labels)
         xp = array_namespace(own)
         block = HOST_BLOCK if isinstance(own, np.ndarray) else DEVICE_BLOCK
-        small = design(xp.astype(own, getattr(xp, str(x.dtype).rsplit(".", 1)[-1])), standardize=False,
-                       threads=self.pool, block_rows=block)  # fmt: skip
+        own = xp.astype(own, getattr(xp, str(x.dtype).rsplit(".", 1)[-1]))
+        if isinstance(own, np.ndarray):
+            # LAPACK's columns as rows side by side, which compiled passes read.
+            own = np.ascontiguousarray(own)
+        small = design(own, standardize=False, threads=self.pool, block_rows=block)
         begin = xp.zeros((places.size, self.columns, rows.size + 1), dtype=xp.float64)
         if bool(array_namespace(start).any(start != 0)):
             given = shrunk(start, factor, x)

@@ -183,12 +183,7 @@ def test_changed_settings_are_an_error_with_the_difference(store: Path) -> None:
         ([*extraction(Path("x.h5")), "--batch-size", "many"], "a number or `auto`"),
         ([*extraction(Path("x.h5")), "--layer", "block.1"], "no module 'block.1'"),
         ([*extraction(Path("x.h5")), "--pool", "gap", "--pool", "gap"], "asked for twice"),
-        ([*extraction(Path("x.h5")), "--profile", "--devices", "cpu,cpu"], "Leave out --devices"),
-        (
-            [*extraction(Path("x.h5")), "--batch-size", "auto", "--devices", "cpu,cpu"],
-            "tries out this process's device",
-        ),
-        ([*extraction(Path("x.h5")), "--pool", "gap", "--pool", "model", "--devices", "cpu,cpu"], "by one process"),
+        ([*extraction(Path("x.h5")), "--view", "nine-crop"], "view must be one of plain, mirror, five-crop, ten-crop"),
         ([*extraction(Path("x.h5")), "--on-error", "ignore"], "stop, skip"),
         ([*extraction(Path("/proc/no/x.h5"))], "Cannot write"),
         (["nonsense"], "nonsense"),

@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers import CodesForward, Deadly, SomeUnreadable, text_backbone, toy_texts
+from helpers import CodesForward, Deadly, SomeUnreadable, text_backbone, text_outputs, toy_texts
 from typer.testing import CliRunner
 
-from grobust.errors import DataError, DeviceError, WorkerError
-from grobust.features.extract import ExtractSettings, OnError, Progress, extract_features
+from grobust.errors import BackboneError, DataError, DeviceError, WorkerError
+from grobust.features.extract import ExtractSettings, OnError, Progress, extract_features, extract_together
 from grobust.features.parallel.ray_crew import RayCrew
 from grobust.features.store import FeatureStore, parts_folder
 from grobust_cli.main import app
@@ -66,7 +66,9 @@ def actors() -> list[psutil.Process]:
 
 
 def test_actors_killed_at_random_moments_lose_nothing(crew: RayCrew, tmp_path: Path) -> None:
-    extract_features(DATA, text_backbone(), tmp_path / "one.h5", settings=SETTINGS)
+    """Two outputs of one network, and a profile of all actors."""
+    one, two = ([tmp_path / f"{name}.{output}.h5" for output in "ab"] for name in ("one", "two"))
+    extract_together(DATA, text_outputs(), one, settings=SETTINGS)
     moments = random.Random(5)
     targets = sorted(moments.sample(range(4, 100), 3))
     killed: list[int] = []
@@ -78,12 +80,25 @@ def test_actors_killed_at_random_moments_lose_nothing(crew: RayCrew, tmp_path: P
             victim.send_signal(signal.SIGKILL)
             killed.append(victim.pid)
 
-    slow = text_backbone(CodesForward(seconds=0.1))
-    result = extract_features(DATA, slow, tmp_path / "two.h5", settings=SETTINGS, crew=crew, on_progress=kill)
+    results = extract_together(
+        DATA, text_outputs(0.1), two, settings=SETTINGS, crew=crew, on_progress=kill, profile=True
+    )
     assert len(killed) == 3
-    assert (result.n, result.n_extracted) == (120, 120)
-    assert (tmp_path / "two.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
-    assert not parts_folder(tmp_path / "two.h5").exists()
+    assert [(result.n, result.n_extracted) for result in results] == [(120, 120)] * 2
+    assert [path.read_bytes() for path in two] == [path.read_bytes() for path in one]
+    assert not any(parts_folder(path).exists() for path in two)
+    profile = results[0].profile
+    assert profile is not None
+    assert 2 <= profile.processes <= 5
+    # What an actor told of with a part that it finished; the dead took the time of a part with them.
+    assert 5.5 <= next(each.seconds for each in profile.stages if each.stage == "network") < 20
+
+
+def test_the_smallest_batch_size_of_all_actors(crew: RayCrew) -> None:
+    # A pass takes as long for any number of rows, so only memory ends it.
+    assert crew.batch_size(DATA, [text_backbone(CodesForward(limit=40, seconds=0.005))], SETTINGS) == 32
+    with pytest.raises(BackboneError, match="runs out of memory on 8 rows"):
+        crew.batch_size(DATA, [text_backbone(CodesForward(limit=3))], SETTINGS)
 
 
 def test_an_interrupted_run_is_continued_by_one_process(crew: RayCrew, tmp_path: Path) -> None:

@@ -65,6 +65,54 @@ def test_damaged_parts_are_redone(tmp_path: Path) -> None:
         assert writer.notes == []
 
 
+def test_attempts_at_a_part_that_read_other_rows_do_not_meet(tmp_path: Path) -> None:
+    """A worker taken for dead read what its successor could not, and did not read what it could."""
+    path = tmp_path / "f.h5"
+    with PartsWriter(path, PLAN) as leader:
+        first, second, stale = (PartsWriter(path, PLAN, lead=False) for _ in range(3))
+        first.write(np.arange(14), FEATURES[:14])
+        second.write(np.arange(1, 15)[::-1], FEATURES[1:15][::-1])
+        stale.write(np.arange(10, 22), -FEATURES[10:22])
+        assert len(list(leader.folder.glob("part-*"))) == 3
+        leader.skip(0, "cannot be read")
+        leader.written_elsewhere(np.arange(1, 15)[::-1])
+        leader.written_elsewhere(np.zeros(0, dtype=np.int64))
+        leader.write(REST, FEATURES[REST])
+        leader.finish()
+    np.testing.assert_array_equal(FeatureStore(path).read(), FEATURES[1:])
+    assert not parts_folder(path).exists()
+
+
+def test_the_same_rows_are_the_same_file(tmp_path: Path) -> None:
+    with PartsWriter(tmp_path / "f.h5", PLAN) as leader:
+        for order in (HALF, HALF[::-1]):
+            PartsWriter(tmp_path / "f.h5", PLAN, lead=False).write(order, FEATURES[order])
+        assert len(list(leader.folder.glob("part-*"))) == 1
+
+
+def test_overlapping_parts_of_a_run_that_ended_are_mended(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    with PartsWriter(path, PLAN):
+        for rows in (np.arange(14), np.arange(1, 15)):
+            PartsWriter(path, PLAN, lead=False).write(rows, FEATURES[rows])
+    with PartsWriter(path, PLAN) as writer:
+        assert writer.pending.tolist() == list(range(14, 30))
+        writer.write(writer.pending, FEATURES[14:])
+        writer.finish()
+    np.testing.assert_array_equal(FeatureStore(path).read(), FEATURES)
+
+
+def test_a_part_that_is_gone_is_said(tmp_path: Path) -> None:
+    with PartsWriter(tmp_path / "f.h5", PLAN) as writer:
+        writer.write(HALF, FEATURES[HALF])
+        writer.written_elsewhere(REST)
+        with pytest.raises(StoreIncompleteError, match=r"part-0{10}15-\w+\.safetensors \(1 of 2 parts\) is not in"):
+            writer.finish()
+    assert not (tmp_path / "f.h5").exists()
+    with PartsWriter(tmp_path / "f.h5", PLAN) as writer:
+        assert writer.pending.tolist() == REST.tolist()
+
+
 def test_stray_temporary_files_are_removed(tmp_path: Path) -> None:
     write_half(tmp_path / "f.h5")
     stray = parts_folder(tmp_path / "f.h5") / "part-000000000015.safetensors.tmp"

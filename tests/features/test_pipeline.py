@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import CodesForward, text_backbone, toy_texts
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from grobust.data.catalog import load_dataset
-from grobust.data.tables import ImageFiles, Texts, decoded_image, smallest_side, stratified_subset
+from grobust.data.digits import load_digits
+from grobust.data.tables import ImageFiles, Texts, decoded_image, smallest_side, stratified_subset, take_rows
 from grobust.errors import BackboneError, ConfigError, DataError, StoreError, StoreMismatchError
 from grobust.features._batches import load_batches
 from grobust.features._encode import Encoded
@@ -152,7 +154,7 @@ def numbers(items: Any) -> dict[str, torch.Tensor]:
     return {"numbers": torch.tensor(items)}
 
 
-@settings(max_examples=25)
+@hypothesis_settings(max_examples=25)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4), unreadable=st.sets(st.integers(0, 35)),
     threads=st.integers(1, 4), slow=st.booleans(),
@@ -241,7 +243,7 @@ class Slow(Texts):
 
 def test_a_profile_accounts_for_the_run(tmp_path: Path) -> None:
     settings = ExtractSettings(batch_size=5)
-    quick, slow = CodesForward(), CodesForward(seconds=0.01)
+    quick, slow = CodesForward(), CodesForward(seconds=0.03)
     reading = Slow(DATA.name, DATA.groups, DATA.split, DATA.sample_ids, DATA.texts)
     found = extract_features(reading, text_backbone(quick), tmp_path / "a.h5", settings=settings, profile=True).profile
     assert found is not None
@@ -281,7 +283,7 @@ def test_advice_follows_from_the_numbers(seconds: dict[str, float], device: str,
     clock = StageClock(rows=900)
     for name, value in seconds.items():
         clock.add(name, value)
-    found = clock.profile(10.0, workers=0, device=device, precision="float32", batch_size=64)
+    found = clock.profile(10.0, workers=0, device=device, precision="float32", batch_size=64, cores=4)
     assert found.limit == limit
     assert text in " ".join(found.advice)
     assert found.padding is None
@@ -289,7 +291,7 @@ def test_advice_follows_from_the_numbers(seconds: dict[str, float], device: str,
 
 def test_padding_is_worth_a_word() -> None:
     clock = StageClock(rows=10, tokens=60, padded=100)
-    found = clock.profile(1.0, workers=0, device="cpu", precision="float32", batch_size=64)
+    found = clock.profile(1.0, workers=0, device="cpu", precision="float32", batch_size=64, cores=4)
     assert found.padding == pytest.approx(0.4)
     assert "40% of the text batches is padding" in found.advice[-1]
 
@@ -380,6 +382,32 @@ class _Plain(CodesForward):
     def __call__(self, network: Any, batch: Any) -> Any:
         codes = batch["codes"]
         return network(torch.stack([codes.sum(1), (codes > 0).sum(1).float(), codes.amax(1)], dim=1) / 100)
+
+
+def test_the_memory_layout_is_an_option_and_part_of_the_provenance(tmp_path: Path) -> None:
+    data = take_rows(load_digits(), range(6))
+    backbone = load_backbone("timm:test_resnet@random", image_size=64)
+    seen: list[tuple[bool, bool]] = []
+    convolution = next(m for m in backbone.network.modules() if isinstance(m, torch.nn.Conv2d))
+    convolution.register_forward_pre_hook(
+        lambda module, given: seen.append(tuple(
+            t.is_contiguous(memory_format=torch.channels_last) for t in (given[0], module.weight)
+        ))
+    )  # fmt: skip
+    first = ExtractSettings(channels_last=False)
+    paths = [tmp_path / f"{name}.h5" for name in ("last", "first", "again")]
+    for path, settings in zip(paths, (ExtractSettings(), first, ExtractSettings()), strict=True):
+        extract_features(data, backbone, path, settings=settings)
+    assert seen == [(True, True), (False, False), (True, True)]
+    assert paths[2].read_bytes() == paths[0].read_bytes()
+    stores = [FeatureStore(path) for path in paths]
+    np.testing.assert_allclose(stores[1].read(), stores[0].read(), rtol=1e-3, atol=1e-4)
+    assert stores[1].provenance.options["memory"] == "channels first"
+    assert "memory" not in stores[0].provenance.options
+    with pytest.raises(StoreMismatchError, match="memory"):
+        extract_features(data, backbone, paths[0], settings=first)
+    # Texts have no such layout.
+    assert provenance_of(DATA, text_backbone(), first) == provenance_of(DATA, text_backbone(), ExtractSettings())
 
 
 def test_without_a_compiler_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

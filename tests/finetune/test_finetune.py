@@ -107,6 +107,18 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert not RunFiles(path).description.exists()
 
 
+def test_extraction_while_training_keeps_the_networks_memory_layout(tmp_path: Path) -> None:
+    data, backbone = digits(), small_backbone()
+    digests = []
+    for every in (None, 1):
+        path = tmp_path / str(every)
+        finetune(data, backbone, settings(epochs=2, extract_every=every, channels_last=False), out=path)
+        digests.append(load_backbone(f"run:{path}@2").digest)
+    assert digests[0] == digests[1]
+    with FeatureStore(RunFiles(path).features(2)) as store:
+        assert store.provenance.options["memory"] == "channels first"
+
+
 def test_finetuned_networks_are_backbones(tmp_path: Path) -> None:
     """Stores of --extract-every are those of `run:` backbones; a finetuned network can be finetuned again."""
     data, backbone, path = digits(), small_backbone(), tmp_path / "run"

@@ -21,7 +21,8 @@ from grobust.features.store import FeatureStore
 from grobust.models.backbone import Pool
 from grobust.models.backbones import load_backbone, load_backbones
 from grobust.models.collate import ImageCollate
-from grobust.models.outputs import View, encode_together, output_name
+from grobust.models.outputs import encode_together, output_name
+from grobust.models.views import View
 
 PHOTOS = [Image.fromarray(pixels).resize((180, 140)) for pixels in load_sample_images().images]
 DIGITS = take_rows(load_digits(), range(60))

@@ -23,11 +23,11 @@ from grobust.probe._design import Design, design
 from grobust.probe._objective import effective_l2
 from grobust.probe._passes import ArrayPasses, Evaluation
 from grobust.probe._precondition import references, shared_inverse
-from grobust.probe._solver import _dot, _Pair, _State, _two_loop, at_zero, solve
+from grobust.probe._solver import _dot, _Pair, _pair, _State, _two_loop, at_zero, solve
 from grobust.probe._train import _Draws, _Host, _initial
 from grobust.probe._weights import weight_table
 from grobust.settings import BalanceMethod, Optimizer, WeightNormalization
-from grobust.threads import threads
+from grobust.threads import one_thread, threads
 
 
 def moved(device: Device, data: Design) -> Design:
@@ -221,13 +221,17 @@ def test_steps_equal_the_solvers(device: Device, pairs: int) -> None:
         step, change, smoothed = rng.standard_normal((3, *shape))
         inverse = 1 / _dot(step, change)
         inverse[i % 3] = 0 if i else inverse[i % 3]
-        history.append(_Pair(step, change, smoothed, inverse))
+        history.append(_pair(step, change, smoothed, inverse))
     g, pg = rng.standard_normal((2, *shape))
     none = np.zeros(3, dtype=np.int64)
     state = _State(np.arange(3), g, g, pg, none, none, none, none, history)
     xp = device.xp
-    there, on_device = [tuple(xp.asarray(part) for part in pair) for pair in history], (xp.asarray(g), xp.asarray(pg))
-    np.testing.assert_allclose(to_numpy(two_loop(device, there, *on_device)), _two_loop(state), rtol=1e-9, atol=1e-9)
+    there, on_device = (
+        [tuple(xp.asarray(part) for part in pair[:4]) for pair in history],
+        (xp.asarray(g), xp.asarray(pg)),
+    )
+    found = to_numpy(two_loop(device, there, *on_device))
+    np.testing.assert_allclose(found, _two_loop(state, one_thread()), rtol=1e-9, atol=1e-9)
     everything, some = slice(None), slice(None, -1)
     for at in ((everything, everything), (everything, some), (slice(1), slice(1, None))):
         a, b = g[:, at[0], at[1]], pg[:, at[0], at[1]]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from grobust.experiments.records import read_records
 from grobust.experiments.report import run_report
 from grobust.experiments.report_config import ReportConfig
 from grobust.experiments.report_features import THUMBNAIL_PIXELS, HeadOnStore, _thumbnail, examples_of
+from grobust.experiments.sweep.folder import SweepFolder
 from grobust.features.store import FeatureStore
 from grobust.groups import Split
-from grobust.heads import load_heads
+from grobust.heads import load_heads, save_heads
 from grobust.metrics import wilson_interval
 from grobust.report.comparisons import ScorePoint
 from grobust.report.figures import MethodResult
@@ -71,6 +73,9 @@ def test_what_cannot_be_told_apart_is_said_so() -> None:
     text = " ".join(summary_card("d", found, scores(none=0.1, mixture=0.2)).sentences)
     assert "these runs cannot tell the two apart" in text
     worse = results(none=(0.8, 0.8), mixture=(0.3, 0.3))
+    assert "another seed may differ" not in text
+    one = " ".join(summary_card("d", results(none=(0.1,), mixture=(0.6,)), scores(none=0.1, mixture=0.2)).sentences)
+    assert "better beyond what test rows leave open; another seed may differ" in one
     assert "worse, beyond" in " ".join(summary_card("d", worse, scores(none=0.1, mixture=0.2)).sentences)
 
 
@@ -186,6 +191,48 @@ def test_a_folder_stands_for_its_stores(world: World, tmp_path: Path) -> None:
         records=(world.records,), out=tmp_path / "r.html", stores=(folder, folder / "a.h5"), points=20
     )
     assert len(run_report(config).content.scatter) == 2
+
+
+def test_the_folder_of_a_sweep_brings_its_stores_and_heads(world: World, tmp_path: Path) -> None:
+    sweep = SweepFolder(tmp_path / "sweep")
+    for folder, source in ((sweep.stores, world.store), (sweep.heads, world.heads)):
+        folder.mkdir(parents=True)
+        (folder / source.name).write_bytes(source.read_bytes())
+    sweep.records.write_bytes(world.records.read_bytes())
+    # Heads of other data that happen to fit are not taken.
+    heads = load_heads(world.heads)
+    assert heads.provenance is not None
+    other = replace(heads, provenance=replace(heads.provenance, dataset="other"))
+    save_heads(other, sweep.heads / "a-other.safetensors")
+    found = run_report(ReportConfig(records=(sweep.root,), out=tmp_path / "r.html", points=20))
+    asked = run_report(
+        ReportConfig(
+            records=(world.records,), stores=(world.store,), heads=(world.heads,), out=tmp_path / "s.html", points=20
+        )
+    )
+    assert found.content.scatter == asked.content.scatter
+    assert found.content.examples == asked.content.examples
+    assert len(found.content.examples) == 1
+    assert any("--dataset" in note for note in found.notes)
+    (sweep.heads / world.heads.name).unlink()
+    assert run_report(ReportConfig(records=(sweep.root,), out=tmp_path / "r.html", points=20)).content.examples == ()
+
+
+def test_the_head_shown_is_what_probes_of_these_features_recommend(world: World, tmp_path: Path) -> None:
+    records = read_records(world.records)
+    config = ReportConfig(
+        records=(world.records,), stores=(world.store,), heads=(world.heads,), out=tmp_path / "r.html", points=20
+    )
+    shown = run_report(config).content.examples[0].caption
+    assert "Head 'mixture" not in shown
+    # Runs of another backbone come first, and would recommend `mixture`, their only method.
+    others = [r for r in records if r["command"] == "probe" and r["results"]["method"] == "mixture"]
+    for record in others:
+        record["provenance"]["backbone"] = "timm:other"
+    assert others
+    more = tmp_path / "records.jsonl"
+    more.write_text("".join(json.dumps(r) + "\n" for r in [*others, *read_records(world.records)]), encoding="utf-8")
+    assert run_report(replace(config, records=(more,))).content.examples[0].caption == shown
 
 
 def test_bad_input_is_said_and_nothing_is_written(world: World, tmp_path: Path) -> None:

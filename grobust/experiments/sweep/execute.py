@@ -4,7 +4,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,8 @@ def execute(task: Task, tell: Tell) -> Outcome:
             step.kind, step.values, methods=step.methods, seeds=step.seeds, source=task.source, out=out, records=part,
             device=(torch_device if step.kind in ("extract", "finetune") else resolve_device)(task.device),
         )  # fmt: skip
+        if isinstance(config, ProbeConfig):
+            config = replace(config, save=folder.heads_of(step))
         output = _run(config, tell)
         if step.kind != "extract":
             folder.write_own(step, read_records(part))

@@ -3,6 +3,7 @@
 ```
 SWEEP/records.jsonl            one line per finished cell; what stands here is done
 SWEEP/stores/NAME-KEY.h5       feature stores, each made once
+SWEEP/heads/NAME-KEY.safetensors   heads that a probe chose
 SWEEP/steps/KIND-KEY/          what a step keeps: its finetuning runs, its own records before they join the others,
                                done.json or failed.json, and claim.json while a process works on it
 SWEEP/logs/                    what the workers printed
@@ -62,14 +63,27 @@ class SweepFolder:
         """What workers printed."""
         return self.root / "logs"
 
+    @property
+    def stores(self) -> Path:
+        """Feature stores of all extractions."""
+        return self.root / "stores"
+
+    @property
+    def heads(self) -> Path:
+        """Heads of all probes."""
+        return self.root / "heads"
+
     def of(self, step: Step) -> Path:
         """The folder of a step."""
         return self.root / "steps" / f"{step.kind}-{step.key[:KEY_LENGTH]}"
 
     def store(self, step: Step) -> Path:
         """The store that an extraction writes."""
-        name = re.sub(r"[^A-Za-z0-9._]+", "-", step.label.removeprefix("extract ")).strip("-")
-        return self.root / "stores" / f"{name}-{step.key[:STORE_KEY_LENGTH]}.h5"
+        return self.stores / f"{_file_name(step)}.h5"
+
+    def heads_of(self, step: Step) -> Path:
+        """The heads that a probe chose."""
+        return self.heads / f"{_file_name(step)}.safetensors"
 
     def runs(self, step: Step) -> Path:
         """The folder of a finetuning's runs."""
@@ -192,6 +206,11 @@ def provenance_digest(provenance: Mapping[str, Any]) -> str:
     flat = {k: str(v) for k, v in provenance.items() if k not in ("options", "versions")}
     options = provenance.get("options")
     return digest_of(flat | {f"options.{k}": v for k, v in sorted((options or {}).items())})
+
+
+def _file_name(step: Step) -> str:
+    label = step.label.removeprefix(f"{step.kind} ").partition(": ")[0]
+    return f"{re.sub(r'[^A-Za-z0-9._]+', '-', label).strip('-')}-{step.key[:STORE_KEY_LENGTH]}"
 
 
 def _method(record: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ _NOT_CONTENT = {"out", "store", "records", "save", "figures", "device", "workers
                 "max_bytes", "memory_bytes", "data_dir", "on_error", "head", "heads", "crew",
                 "profile"}  # fmt: skip
 # What came later than the first sweeps counts where it is not as usual, so that these keep their keys.
-_SINCE = ("pools", "layers", "views", "fast_decode", "compile", "sampler")
+_SINCE = ("pools", "layers", "views", "fast_decode", "compile", "channels_last", "sampler")
 RUN_PREFIX = "finetune:"
 CELL_LENGTH = 24
 NOWHERE = Path("not-yet-known")

@@ -10,18 +10,20 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from grobust.data.dataset import GroupedDataset
 from grobust.errors import DeviceError, GrobustError, WorkerError
-from grobust.features.extract import Job, Part
-from grobust.features.parallel.dispatch import ATTEMPTS, ended_often, in_pieces, rows_of
-from grobust.features.parallel.local import told_error
-from grobust.features.parallel.serve import Share, error_report
+from grobust.features.extract import ExtractSettings, Job, Part
+from grobust.features.parallel.dispatch import ATTEMPTS, ended_often, in_pieces
+from grobust.features.parallel.serve import Share, error_report, told_error
+from grobust.features.parallel.trial import Trial
 from grobust.features.parts import TEMPORARY
 from grobust.features.store import parts_folder
+from grobust.models.backbone import Backbone
 from grobust.ray_cluster import RayCluster, join_cluster
 
 __all__ = ["RayCrew"]
@@ -88,6 +90,39 @@ class RayCrew:
         """Actors and cluster, in words."""
         return f"{self.actors} actor(s) on {'a GPU each' if self.gpu else 'CPUs'} of {self.cluster.about}"
 
+    @property
+    def device(self) -> str:
+        """See `Crew`."""
+        return "cuda" if self.gpu else "cpu"
+
+    @property
+    def cores(self) -> int:
+        """See `Crew`."""
+        return self.cpus
+
+    def batch_size(self, dataset: GroupedDataset, backbones: Sequence[Backbone], settings: ExtractSettings) -> int:
+        """See `Crew`; as many tasks as there are actors, each with what an actor has.
+
+        Raises
+        ------
+        WorkerError
+            If a task has ended.
+        """
+        ray = self.cluster.ray
+        task = ray.remote(num_cpus=self.cpus, num_gpus=int(self.gpu))(_tried)
+        given = ray.put(Trial(dataset, tuple(backbones), settings, self.device))
+        try:
+            told = ray.get([task.remote(given) for _ in range(self.actors)])
+        except ray.exceptions.RayError as error:
+            raise WorkerError(
+                f"Trying batch sizes, a task of the cluster has ended. Give --batch-size a number.\n"
+                f"Ray says: {str(error).strip()[-LARGEST_LOG:]}"
+            ) from None
+        for content in told:
+            if "error" in content:
+                raise told_error(content)
+        return min(int(content["batch_size"]) for content in told)
+
     def extract(self, job: Job) -> tuple[str, ...]:
         """See `Crew`.
 
@@ -99,20 +134,22 @@ class RayCrew:
         if not job.parts:
             return ()
         parts = in_pieces(job.parts, self.actors)
-        done, notes = int(job.writer.done.sum()), []
+        done, notes = job.n_done, []
+        clocks: dict[str, Mapping[str, Any]] = {}
         with _Said(self, job, parts) as said:
             for content in said:
                 if "error" in content:
                     raise told_error(content)
                 if "note" in content:
                     notes.append(f"an actor: {content['note']}")
+                elif "clock" in content:
+                    clocks[content["actor"]] = content["clock"]
                 else:
-                    rows = rows_of(parts[content["done"]])
-                    job.writer.written_elsewhere(rows)
-                    for row, reason in content["skipped"]:
-                        job.writer.skip(row, reason)
-                    done += rows.size
+                    done += job.count(parts[content["done"]], content["skipped"])
                     job.tell(done)
+        if job.clock is not None:
+            for clock in clocks.values():
+                job.clock.take(clock)
         return tuple(notes)
 
     def close(self) -> None:
@@ -124,7 +161,7 @@ class RayCrew:
         import ray.data
 
         # Parts stay in the object store, once for each machine; what travels for each part is its number.
-        given = ray.put((Share.of(job, "cuda" if self.gpu else "cpu"), parts))
+        given = ray.put((Share.of(job, self.device), parts))
         with _settings(ray.data.DataContext.get_current()):
             numbers = ray.data.from_items([{"part": n} for n in range(len(parts))], override_num_blocks=len(parts))
             told = numbers.map_batches(
@@ -177,11 +214,14 @@ class _Said:
     def _lost(self, error: Exception) -> Exception:
         if not isinstance(error, self._crew.cluster.ray.exceptions.RayError):
             return error
-        done, n = int(self._job.writer.done.sum()), self._job.writer.done.size
         return WorkerError(
-            f"The cluster has given up. {done} of {n} rows are kept in {self._job.writer.folder}; the same command "
-            f"continues from there.\nRay says: {str(error).strip()[-LARGEST_LOG:]}"
+            f"The cluster has given up. {self._job.kept()}; the same command continues from there.\n"
+            f"Ray says: {str(error).strip()[-LARGEST_LOG:]}"
         )
+
+
+def _tried(trial: Trial) -> dict[str, Any]:
+    return trial.outcome()
 
 
 class _Actor:
@@ -191,10 +231,10 @@ class _Actor:
         import ray
 
         self._said: list[Mapping[str, Any]] = []
-        self._name = run
+        self._name, self._self = run, secrets.token_hex(8)
         try:
             share, self._parts = ray.get(given[0])
-            self._folder = parts_folder(share.path)
+            self._folder, self._profile = parts_folder(share.paths[0]), share.profile
             self._run, self._reporter = share.begin(self._said.append)
         except GrobustError as error:
             self._said.append(error_report(error))
@@ -213,6 +253,8 @@ class _Actor:
                     pass
                 self._said += [{"note": text} for text in self._run.notes]
                 self._run.notes.clear()
+                if self._profile:
+                    self._said.append({"clock": self._run.clock.counted(), "actor": self._self})
         except GrobustError as error:
             self._said.append(error_report(error))
         said = json.dumps(self._said)

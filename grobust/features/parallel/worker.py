@@ -20,16 +20,14 @@ HEADER_BYTES = 8
 
 
 def main() -> None:
-    """Serve until the input ends."""
+    """Serve until the input ends: a `Share` of an extraction, or a `Trial` of batch sizes."""
     parts, answers = pipes_to_parent()
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(parts, inbox), daemon=True).start()
     share = inbox.get()
-    # After the listener: this loads torch for seconds, in which the parent can be killed too.
-    from grobust.features.parallel.serve import serve
-
-    # From the parent, over a pipe that nobody else writes to.
-    serve(pickle.loads(share), inbox, _Answers(answers))  # noqa: S301
+    # From the parent, over a pipe that nobody else writes to. After the listener: this loads torch for seconds, in
+    # which the parent can be killed too.
+    pickle.loads(share).serve(inbox, _Answers(answers))  # noqa: S301
     # The listener still reads, and an interpreter that ends as usual would trip over it.
     os._exit(0)
 

@@ -118,7 +118,7 @@ function drawWga(host, panel) {
   const ends = panel.rows.flatMap((r) => [r.low === null ? r.mean : r.low, r.high === null ? r.mean : r.high, r.average === null ? r.mean : r.average, ...r.seeds]);
   const rows = panel.rows.map((r) => ({
     name: r.method, sub: `n = ${r.seeds.length} seed${r.seeds.length === 1 ? "" : "s"}`,
-    tip: `${r.method}\nworst-group accuracy ${percent(r.mean)}% [${percent(r.low)}, ${percent(r.high)}]\nsd over seeds ${percent(r.sd)} (n = ${r.seeds.length})\naverage ${percent(r.average)}%\nworst: ${r.worst}`,
+    tip: `${r.method}\nworst-group accuracy ${percent(r.mean)}% [${percent(r.low)}, ${percent(r.high)}]\n${r.sd === null ? "one seed" : `sd over seeds ${percent(r.sd)} (n = ${r.seeds.length})`}\naverage ${percent(r.average)}%\nworst: ${r.worst}`,
     draw: (px, y) => [
       r.low === null ? null : svg("line", { class: `whisker s${r.style.color}`, x1: px(r.low), x2: px(r.high), y1: y, y2: y }),
       ...r.seeds.map((seed) => svg("circle", { class: `open s${r.style.color}`, cx: px(seed), cy: y + 8, r: 2 })),

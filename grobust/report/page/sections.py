@@ -27,7 +27,7 @@ from grobust.report.views import (
     score_points,
 )
 
-__all__ = ["content_of_records"]
+__all__ = ["content_of_records", "summaries_of"]
 
 RUN_HEADERS = ("command", "data", "backbone", "method", "seed", "test WGA %", "low %", "high %", "worst group",
                "average %", "labels in training", "labels in choosing", "finished")  # fmt: skip
@@ -59,7 +59,7 @@ def content_of_records(
         subtitle=(", ".join(sorted({str(r["provenance"].get("dataset")) for r in records})),),
         made=made,
         n_runs=len(records),
-        summaries=_summaries(records),
+        summaries=summaries_of(records),
         notes=tuple(notes),
         wga=tuple(_wga(panel, [r for r in results if r.dataset == panel]) for panel in _panels(results)),
         curves=_curves(curve_points(records)),
@@ -91,7 +91,8 @@ def _panels(points: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(p.dataset for p in points))
 
 
-def _summaries(records: Sequence[dict[str, Any]]) -> tuple[SummaryCard, ...]:
+def summaries_of(records: Sequence[dict[str, Any]]) -> tuple[SummaryCard, ...]:
+    """The conclusion for every data set, command and backbone among the records."""
     results, scores = method_results(records), score_points(records, "test.wga")
     return tuple(
         summary_card(panel, [r for r in results if r.dataset == panel], [s for s in scores if s.dataset == panel])
@@ -106,7 +107,7 @@ def _wga(panel: str, results: Sequence[Any]) -> dict[str, Any]:
             "method": name,
             "style": style_of(name, i),
             "mean": found[name].cell.mean,
-            "sd": found[name].cell.sd,
+            "sd": found[name].cell.sd if found[name].cell.n > 1 else None,
             "low": _json(found[name].cell.low),
             "high": _json(found[name].cell.high),
             "seeds": [r.wga for r in found[name].results],
@@ -159,11 +160,8 @@ def _groups(points: Sequence[GroupAccuracy]) -> list[GroupRow]:
     rows = []
     for (panel, method, group), found in own.items():
         cell = mean_cell([p.accuracy for p in found], [(p.low, p.high) for p in found])
-        rows.append(
-            GroupRow(
-                panel, method, group, found[0].n, cell.mean, cell.sd, _json(cell.low), _json(cell.high), cell.n, False
-            )
-        )
+        sd, low, high = cell.sd if cell.n > 1 else None, _json(cell.low), _json(cell.high)
+        rows.append(GroupRow(panel, method, group, found[0].n, cell.mean, sd, low, high, cell.n, False))
     worst: dict[tuple[str, str], GroupRow] = {}
     for row in rows:
         key = row.panel, row.method
