@@ -39,19 +39,30 @@ def paired(
     `scale` multiplies the peer's time, where it does one part in so many of the work. Without `warm`, the check of the
     answers has run both already.
     """
+    return compared(name, ours, {peer_name: peer}, answer=answer, pairs=pairs, scale=scale, warm=warm)[0]
+
+
+def compared(
+    name: str, ours: Callable[[], Any], peers: Mapping[str, Callable[[], Any]], *, answer: str, pairs: int = 5,
+    scale: float = 1.0, warm: bool = True,
+) -> list[Row]:  # fmt: skip
+    """A row for each peer, all of them timed in turn with ours; see `paired`."""
     if warm:
-        ours()
-        peer()
-    times = [(_rested(ours), scale * _rested(peer)) for _ in range(pairs)]
-    return Row(
-        name=name,
-        ours_seconds=statistics.median(a for a, _ in times),
-        peer=peer_name,
-        peer_seconds=statistics.median(b for _, b in times),
-        ratio=statistics.median(b / a for a, b in times),
-        pairs=pairs,
-        answer=answer,
-    )
+        for call in (ours, *peers.values()):
+            call()
+    times = [(_rested(ours), *(scale * _rested(peer) for peer in peers.values())) for _ in range(pairs)]
+    return [
+        Row(
+            name=name,
+            ours_seconds=statistics.median(each[0] for each in times),
+            peer=peer,
+            peer_seconds=statistics.median(each[i] for each in times),
+            ratio=statistics.median(each[i] / each[0] for each in times),
+            pairs=pairs,
+            answer=answer,
+        )
+        for i, peer in enumerate(peers, start=1)
+    ]
 
 
 def _rested(call: Callable[[], Any]) -> float:

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports from earlier rows and from its own package.
 ROWS = (
     ("errors", "typing", "ledger"),
-    ("settings", "arrays", "threads", "interrupts", "ray_cluster", "child_processes", "features.widen",
-     "features._read_ahead", "features._sample_ids"),
+    ("settings", "arrays", "threads", "interrupts", "ray_cluster", "child_processes", "kept_memory",
+     "features.widen", "features._read_ahead", "features._sample_ids"),
     ("device", "groups"),
     ("features._schema", "features._hdf5", "features._view", "features.store", "features._assembly", "features.parts",
      "features.cache",

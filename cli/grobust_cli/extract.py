@@ -85,7 +85,13 @@ def extract(
     ] = "64",
     precision: Annotated[str, typer.Option(help="float32, or mixed precision in bfloat16 or float16.")] = "float32",
     dtype: Annotated[str, typer.Option(help="Stored features: float32 or float16.")] = "float32",
-    workers: Annotated[int, typer.Option(help="Loader processes; 0 loads in a thread beside the network.")] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(
+            help="Loader processes. 0 loads in a thread beside a GPU, and on a CPU in turn with the network; where "
+            "files come slowly, 1 or more load beside it."
+        ),
+    ] = 0,
     fast_decode: Annotated[
         bool,
         typer.Option(

@@ -1,14 +1,14 @@
-"""Decoded and collated batches, prepared beside the network: in loader processes, or in a thread."""
+"""Decoded and collated batches: by loader processes or a thread beside the network, or by threads in turn with it."""
 
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from grobust.data.tables import smallest_side
 from grobust.errors import DataError
+from grobust.threads import Threads
 
-__all__ = ["Batch", "Collate", "Items", "load_batches"]
+__all__ = ["Batch", "Collate", "Items", "ItemwiseCollate", "load_batches"]
 
 # Batches prepared ahead of the network.
 AHEAD = 4
 # Read by the tokenizers library.
 TOKENIZERS = "TOKENIZERS_PARALLELISM"
+# Seconds of an item below which threads would wait for the interpreter's lock longer than they save.
+WORTH_THREADS = 1e-3
 
 Collate = Callable[[Sequence[Any]], dict[str, Tensor]]
 
@@ -32,6 +35,22 @@ class Items(Protocol):
     """What is decoded one by one: a data set, say. Must pickle; an item that cannot be read is a `DataError`."""
 
     def __getitem__(self, index: int) -> Any: ...
+
+
+@runtime_checkable
+class ItemwiseCollate(Protocol):
+    """A collate that does its work item by item, so that threads can share it.
+
+    ``collate(items)`` is ``joined([prepared(item) for item in items])``.
+    """
+
+    def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]: ...
+
+    def prepared(self, item: Any) -> Any:
+        """What several threads may do at once, without torch, whose own threads would come to each of them."""
+        ...
+
+    def joined(self, prepared: Sequence[Any]) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +62,7 @@ class Batch:
     rows : (b) row numbers that could be read
     tensors : collated, empty if no row could be read
     failures : (row, reason) of those that could not
-    decode_seconds, collate_seconds : that it took to read the items, and to make tensors of them
+    decode_seconds, collate_seconds : that it took to read the items, and to make tensors of them, all threads together
     """
 
     rows: NDArray[Any]
@@ -63,6 +82,7 @@ def load_batches(
     batches: Iterable[NDArray[Any]],
     *,
     workers: int,
+    threads: int | None = None,
     pin: bool = False,
     side: int | None = None,
 ) -> Generator[Batch, None, None]:
@@ -70,7 +90,10 @@ def load_batches(
 
     Parameters
     ----------
-    workers : loader processes; 0 for a thread of this one
+    workers : loader processes; 0 for threads of this one
+    threads : without loader processes: None for a thread that loads ahead; else so many load a batch when it is asked
+        for. A network on the same cores then has all of them to itself: beside a loader its own threads wait at every
+        layer for the one that shares a core
     pin : put tensors into pinned memory, for copies to a GPU
     side : decode JPEG files no larger than their shorter side needs, see `grobust.data.tables.smallest_side`
     """
@@ -81,6 +104,13 @@ def load_batches(
             yield from DataLoader(
                 source, batch_size=None, sampler=batches, num_workers=workers, prefetch_factor=2, pin_memory=pin
             )
+        return
+    if threads is not None:
+        with ExitStack() as stack:
+            helpers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(threads - 1)]
+            team = Threads(helpers)
+            for rows in batches:
+                yield source.load(rows, team)
         return
 
     def prepared(rows: NDArray[Any]) -> Batch:
@@ -100,6 +130,17 @@ def load_batches(
                 future.cancel()
 
 
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """An item decoded and prepared, or the reason why not."""
+
+    row: int
+    item: Any
+    failure: str | None
+    decode_seconds: float
+    prepare_seconds: float
+
+
 class _Batches(Dataset[Batch]):
     """The batch of the rows given, decoded and collated; what cannot be read is reported, not raised."""
 
@@ -107,20 +148,42 @@ class _Batches(Dataset[Batch]):
         self.dataset, self.collate, self.side = dataset, collate, side
 
     def __getitem__(self, index: NDArray[Any]) -> Batch:
-        items, rows, failures = [], [], []
+        return self.load(index, None)
+
+    def load(self, index: NDArray[Any], team: Threads | None) -> Batch:
+        """The batch, its items read by a team where that pays, as the first two say."""
+        rows: list[int] = index.tolist()
+        # The quicker of two: one alone may meet a cold cache, or a library that is still loading.
+        read, others = [self._read(row) for row in rows[:2]], rows[2:]
+        if team is not None and min(each.decode_seconds + each.prepare_seconds for each in read) > WORTH_THREADS:
+            read += team.map(self._read, others)
+        else:
+            read += map(self._read, others)
+        found = [each for each in read if each.failure is None]
+        items = [each.item for each in found]
         started = time.perf_counter()
-        with smallest_side(self.side):
-            for row in index.tolist():
-                try:
-                    items.append(self.dataset[row])
-                    rows.append(row)
-                except DataError as error:
-                    failures.append((row, str(error)))
-        decoded = time.perf_counter()
-        tensors = self.collate(items) if items else {}
+        join = self.collate.joined if isinstance(self.collate, ItemwiseCollate) else self.collate
+        tensors = join(items) if items else {}
+        joined = time.perf_counter() - started
         return Batch(
-            np.array(rows, dtype=np.int64), tensors, tuple(failures), decoded - started, time.perf_counter() - decoded
+            rows=np.array([each.row for each in found], dtype=np.int64),
+            tensors=tensors,
+            failures=tuple((each.row, each.failure) for each in read if each.failure is not None),
+            decode_seconds=sum(each.decode_seconds for each in read),
+            collate_seconds=sum(each.prepare_seconds for each in read) + joined,
         )
+
+    def _read(self, row: int) -> _Read:
+        started = time.perf_counter()
+        try:
+            # In every thread: it is a setting of the thread that decodes.
+            with smallest_side(self.side):
+                item = self.dataset[row]
+        except DataError as error:
+            return _Read(row, None, str(error), time.perf_counter() - started, 0.0)
+        decoded = time.perf_counter()
+        prepared = self.collate.prepared(item) if isinstance(self.collate, ItemwiseCollate) else item
+        return _Read(row, prepared, None, decoded - started, time.perf_counter() - decoded)
 
 
 @contextmanager

@@ -68,6 +68,11 @@ class Encoder:
             backbones[0].network.to(memory_format=self._layout)
         self._network = _compiled(backbones) if settings.compile else _plain(backbones)
 
+    @property
+    def threads(self) -> int:
+        """That the network runs on, where it is on a CPU."""
+        return torch.get_num_threads()
+
     def encode(self, batch: Batch) -> Encoded:
         """Features of a batch, which is cut smaller when memory runs out.
 

@@ -42,7 +42,8 @@ class ExtractSettings:
     batch_size : rows per forward pass; halved when memory runs out
     precision : arithmetic of the forward pass
     dtype : of the stored features, ``float32`` or ``float16``
-    workers : loader processes; 0 decodes in a thread beside the network, which is best for two cores
+    workers : loader processes; 0 decodes in a thread beside a GPU, and on a CPU in turn with the network, each on all
+        cores, which is best unless files come slowly
     on_error : stop at inputs that cannot be read, or skip and list them
     part_rows : rows per part file, what a killed run can lose; None for about 64 batches or 20 parts a run
     fast_decode : read large JPEG files at a half, a quarter or an eighth of their size, which changes pixels slightly

@@ -1,9 +1,9 @@
-"""A network at work on parts: loader, network and writer side by side, in one process."""
+"""A network at work on parts, in one process: loader and writer beside it, or on a CPU the loader in turn with it."""
 
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from grobust.features._encode import Encoded, Encoder
 from grobust.features._plan import ExtractSettings, OnError, Part, decode_side
 from grobust.features._write import PartQueue, RowSink
 from grobust.features.profile import StageClock
+from grobust.kept_memory import kept_memory
 from grobust.models.backbone import Backbone
 from grobust.models.views import collate_of
 
@@ -62,12 +63,14 @@ class PartsRun:
         or is closed, every whole part is written.
         """
         begun: deque[Part] = deque()
+        on_cpu = self.encoder.device.type == "cpu"
         loaded = load_batches(
             self.dataset, collate_of(self.backbones), _batches_of(parts, begun), workers=self.settings.workers,
-            pin=self.encoder.device.type == "cuda", side=decode_side(self.backbones[0], self.settings),
+            threads=self.encoder.threads if on_cpu else None, pin=self.encoder.device.type == "cuda",
+            side=decode_side(self.backbones[0], self.settings),
         )  # fmt: skip
         # Closed at once after an error or Ctrl-C: who keeps the traceback would keep the loader at work.
-        with closing(loaded):
+        with closing(loaded), kept_memory() if on_cpu else nullcontext():
             yield from self._encoded(loaded, begun)
 
     def _encoded(self, loaded: Iterator[Batch], begun: deque[Part]) -> Iterator[int]:

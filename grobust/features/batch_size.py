@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from grobust.features._encode import Encoder
 from grobust.features._plan import ExtractSettings, planned_parts
 from grobust.features.profile import StageClock
 from grobust.features.store import FeatureStore, parts_folder
+from grobust.kept_memory import kept_memory
 from grobust.models.backbone import Backbone
 from grobust.models.views import collate_of
 
@@ -52,7 +54,9 @@ def find_batch_size(dataset: GroupedDataset, backbones: Sequence[Backbone], sett
         _read(dataset, wanted, items, size)
         if not items:
             raise DataError(f"No row of {dataset.name} can be read, so no batch size can be tried.")
-        found = _rate(backbones, settings, items[:size])
+        # As the extraction will have it.
+        with kept_memory() if device.type == "cpu" else nullcontext():
+            found = _rate(backbones, settings, items[:size])
         if found is None or found < GAIN * rate:
             break
         best, rate = size, found

@@ -190,10 +190,13 @@ def _for_the_loader(seconds: dict[str, float], *, workers: int, cores: int, gpu:
     if text:
         cores_of = "--workers 0 lets the tokenizer use all cores" if workers else "the tokenizer has all cores already"
         found.append(f"tokenizing is behind: {cores_of}")
-    elif wanted > workers and (gpu or cores > 2):
+    elif not gpu:
+        found.append(
+            "reading and the network take turns on the same cores"
+            + ("; where files come slowly, --workers 1 reads beside the network" if workers == 0 else "")
+        )
+    elif wanted > workers:
         found.append(f"reading is behind ({work / network:.1f} of the network's time): try --workers {wanted}")
-        if not gpu:
-            found.append("the network runs on the same cores: what the loader takes, it has no longer")
     else:
         found.append("reading is behind, and there are no cores left for more --workers")
     if seconds["decode"] > seconds["preprocess"] and not text:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,12 +27,23 @@ class ImageCollate:
     transform: Callable[[Any], Any]
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
-        images = (item if item.mode == "RGB" else item.convert("RGB") for item in items)
-        ending = ending_of(self.transform)
+        return self.joined([self.prepared(item) for item in items])
+
+    def prepared(self, item: Any) -> Any:
+        """The image in its final size (h, w, 3) uint8; as it came, in RGB, for a transform of another make."""
+        image = item if item.mode == "RGB" else item.convert("RGB")
+        return image if self._ending is None else np.asarray(self._ending.resize(image))
+
+    def joined(self, prepared: Sequence[Any]) -> dict[str, Tensor]:
+        """The batch of prepared images."""
+        ending = self._ending
         if ending is None:
-            return {"pixels": torch.stack([self.transform(image) for image in images])}
-        resized = [np.asarray(ending.resize(image)) for image in images]
-        return {"pixels": filled_with_pixels(resized, ending.mean, ending.sd)}
+            return {"pixels": torch.stack([self.transform(image) for image in prepared])}
+        return {"pixels": filled_with_pixels(prepared, ending.mean, ending.sd)}
+
+    @cached_property
+    def _ending(self) -> "Ending | None":
+        return ending_of(self.transform)
 
 
 def filled_with_pixels(images: Sequence[NDArray[np.uint8]], mean: Sequence[float], sd: Sequence[float]) -> Tensor:

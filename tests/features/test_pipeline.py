@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import CodesForward, text_backbone, toy_texts
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -19,7 +20,8 @@ from sklearn.datasets import load_sample_images
 from grobust.data.catalog import load_dataset
 from grobust.data.digits import load_digits
 from grobust.data.tables import ImageFiles, Texts, decoded_image, smallest_side, stratified_subset, take_rows
-from grobust.errors import BackboneError, ConfigError, StoreError, StoreMismatchError
+from grobust.errors import BackboneError, ConfigError, DataError, StoreError, StoreMismatchError
+from grobust.features._batches import load_batches
 from grobust.features._encode import Encoded
 from grobust.features._write import PartQueue
 from grobust.features.batch_size import earlier_batch_size, find_batch_size
@@ -27,6 +29,7 @@ from grobust.features.extract import ExtractSettings, Progress, extract_features
 from grobust.features.profile import STAGES, StageClock
 from grobust.features.store import FeatureStore, parts_folder
 from grobust.models.backbones import load_backbone
+from grobust.models.collate import ImageCollate
 
 DATA = toy_texts()
 
@@ -132,6 +135,104 @@ def test_tokenizing_in_threads_and_then_in_processes(tmp_path: Path, capfd: pyte
     assert "parallelism" not in capfd.readouterr().err
 
 
+class Numbers:
+    """Item i is the number i; some take two milliseconds, some cannot be read. Notes who reads."""
+
+    def __init__(self, unreadable: set[int], slow: bool) -> None:
+        self.unreadable, self.slow, self.readers = unreadable, slow, set[str]()
+
+    def __getitem__(self, index: int) -> int:
+        self.readers.add(threading.current_thread().name)
+        if self.slow:
+            time.sleep(0.002)
+        if index in self.unreadable:
+            raise DataError(f"item {index}")
+        return index
+
+
+def numbers(items: Any) -> dict[str, torch.Tensor]:
+    return {"numbers": torch.tensor(items)}
+
+
+@hypothesis_settings(max_examples=25)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4), unreadable=st.sets(st.integers(0, 35)),
+    threads=st.integers(1, 4), slow=st.booleans(),
+)  # fmt: skip
+def test_threads_load_the_batches_of_one(sizes: list[int], unreadable: set[int], threads: int, slow: bool) -> None:
+    batches = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    items = Numbers(unreadable, slow)
+    found = list(load_batches(items, numbers, batches, workers=0, threads=threads))
+    assert len(found) == len(batches)
+    for batch, rows in zip(found, batches, strict=True):
+        readable = [row for row in rows.tolist() if row not in unreadable]
+        assert batch.rows.tolist() == readable
+        assert batch.failures == tuple((row, f"item {row}") for row in rows.tolist() if row in unreadable)
+        if readable:
+            assert batch.tensors["numbers"].tolist() == readable
+        else:
+            assert not batch.tensors
+
+
+def test_only_items_that_take_long_are_shared() -> None:
+    for slow, readers in ((False, 1), (True, 3)):
+        items = Numbers(set(), slow)
+        list(load_batches(items, numbers, [np.arange(40)] * 2, workers=0, threads=3))
+        assert len(items.readers) == readers
+
+
+def photos(folder: Path, n: int) -> ImageFiles:
+    """scikit-learn's two photos as files, and narrower parts of them."""
+    for i in range(n):
+        pixels = load_sample_images().images[i % 2]
+        Image.fromarray(pixels[:, 40 * (i // 2) :]).save(folder / f"{i}.jpg", quality=95)
+    rows = toy_texts(n)
+    return ImageFiles("photos", rows.groups, rows.split, tuple(f"{i}.jpg" for i in range(n)), folder)
+
+
+@pytest.mark.parametrize("side", [None, 40])
+def test_threads_decode_and_collate_as_one_does(tmp_path: Path, side: int | None, monkeypatch: Any) -> None:
+    monkeypatch.setattr("grobust.features._batches.WORTH_THREADS", 0.0)
+    data = photos(tmp_path, 7)
+    collate = load_backbone("timm:test_resnet@random", image_size=32).collate
+    assert isinstance(collate, ImageCollate)
+    rows = np.arange(len(data))
+    (found,) = load_batches(data, collate, [rows], workers=0, threads=3, side=side)
+    with smallest_side(side):
+        expected = collate([data[int(row)] for row in rows])
+    assert torch.equal(found.tensors["pixels"], expected["pixels"])
+    assert found.decode_seconds > 0
+    assert found.collate_seconds > 0
+
+
+def test_on_a_cpu_nothing_is_read_while_the_network_runs(tmp_path: Path) -> None:
+    running = threading.Event()
+    overlaps: list[int] = []
+
+    class Forward(CodesForward):
+        def __call__(self, network: Any, batch: Any) -> Any:
+            running.set()
+            time.sleep(0.005)
+            try:
+                return super().__call__(network, batch)
+            finally:
+                running.clear()
+
+    class Watched(Texts):
+        def __getitem__(self, index: int) -> str:
+            time.sleep(0.002)
+            if running.is_set():
+                overlaps.append(index)
+            return self.texts[index]
+
+    data = Watched(DATA.name, DATA.groups, DATA.split, DATA.sample_ids, DATA.texts)
+    for workers in (0, 1):
+        path = tmp_path / f"{workers}.h5"
+        extract_features(data, text_backbone(Forward()), path, settings=ExtractSettings(batch_size=5, workers=workers))
+    assert not overlaps
+    assert (tmp_path / "0.h5").read_bytes() == (tmp_path / "1.h5").read_bytes()
+
+
 class Slow(Texts):
     """Reading a text takes a millisecond."""
 
@@ -166,6 +267,12 @@ def test_a_profile_accounts_for_the_run(tmp_path: Path) -> None:
     ("seconds", "device", "limit", "text"),
     [
         ({"decode": 30.0, "network": 2.0, "wait for loader": 6.0}, "cuda:0", "loader", "try --workers"),
+        (
+            {"decode": 9.0, "network": 6.0, "wait for loader": 4.0},
+            "cpu",
+            "loader",
+            "--workers 1 reads beside the network",
+        ),
         ({"decode": 5.0, "network": 9.0, "wait for loader": 0.2}, "cuda:0", "network", "--precision bfloat16"),
         ({"decode": 5.0, "network": 9.0, "wait for loader": 0.2}, "cpu", "network", "sets the pace"),
         ({"network": 3.0, "write": 9.0, "wait for writer": 6.0}, "cpu", "writer", "100 rows/s"),
@@ -240,11 +347,7 @@ def test_no_side_gets_smaller_than_asked(width: int, height: int, side: int) -> 
 
 
 def test_fast_decoding_is_part_of_the_provenance_and_close(tmp_path: Path) -> None:
-    photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    for i, photo in enumerate(photos):
-        photo.save(tmp_path / f"{i}.jpg", quality=95)
-    rows = toy_texts(2)
-    data = ImageFiles("photos", rows.groups, rows.split, ("0.jpg", "1.jpg"), tmp_path)
+    data = photos(tmp_path, 2)
     backbone = load_backbone("packaged:efficientnet_lite0", image_size=96)
     exact = extract_features(data, backbone, tmp_path / "f.h5")
     fast = ExtractSettings(fast_decode=True)
