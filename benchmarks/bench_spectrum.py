@@ -39,7 +39,6 @@ CELEBA = (71_629, 66_874, 22_880, 1_387)
 WATERBIRDS = (3498, 184, 56, 1057)
 # lobpcg may need hours at 8,192 dimensions; its time up to here is a lower bound.
 PEER_STEPS = 50
-# Between calls, see `harness.paired`.
 
 
 def main() -> None:
@@ -200,11 +199,7 @@ def _offset(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
         _wait(args)
 
     torch.manual_seed(0)
-    return [
-        paired(
-            name, own, "official recipe", peer, answer=answer, pairs=5 if full else 1
-        )
-    ]  # fmt: skip
+    return [paired(name, own, "official recipe", peer, answer=answer, pairs=5 if full else 1)]
 
 
 def _accumulation(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
@@ -226,9 +221,7 @@ def _accumulation(args: argparse.Namespace, full: bool, name: str) -> list[Row]:
     for g, moments in ours().items():
         rows = x[groups.ids == g].astype(np.float64)
         assert abs(np.trace(moments.scatter) / (rows.var(axis=0).sum() * len(rows)) - 1) < 1e-6
-    row = paired(
-        name, ours, "one scipy ssyrk of all rows", syrk, answer="traces to 1e-6", pairs=15 if full else 1,
-    )  # fmt: skip
+    row = paired(name, ours, "one scipy ssyrk of all rows", syrk, answer="traces to 1e-6", pairs=15 if full else 1)
     rate = len(x) * x.shape[1] ** 2 / row.ours_seconds / 1e9
     return [Row(**{**vars(row), "answer": f"{row.answer}; {rate:.0f} GFLOP/s by n d²"})]
 

@@ -1,6 +1,7 @@
 """Fixtures and options that the whole suite shares."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # No test may reach a model hub; set before any library reads it.
@@ -52,3 +53,15 @@ def tiny_groups(rng: np.random.Generator) -> Groups:
 def shim_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the CUDA sources are compiled for the CPU, once."""
     return tmp_path_factory.mktemp("shim")
+
+
+@pytest.fixture
+def one_torch_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Here and in processes started from here: sums over other numbers of threads may round otherwise."""
+    import torch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -84,12 +84,13 @@ def run_report(config: ReportConfig, *, on_progress: Callable[[int, int, str], N
         facts=_files(config),
         notes=notes,
     )
-    scatters, examples, more = [], [], []
+    scatters, examples, more, drawn = [], [], [], []
     unused: set[str | Path] = {*config.heads, *datasets}
     for number, path in enumerate(paths):
         if on_progress is not None:
             on_progress(number, len(paths), path.name)
         with FeatureStore(path) as store:
+            drawn.append(store.provenance.dataset.partition("[")[0])
             # A sweep's heads are for the data that they were trained on; heads asked for are for any that fit.
             fitting = [
                 p for p, own in heads.items() if _fits(own, store) and (p not in own_heads or _trained_on(own, store))
@@ -101,12 +102,12 @@ def run_report(config: ReportConfig, *, on_progress: Callable[[int, int, str], N
             items = datasets[holding[0]] if holding else None
             found = None if head is None else examples_of(store, config, head, items)
             examples += [] if found is None else [found]
-    _check_used(config, unused)
+    _check_used(paths, unused)
     if paths and not heads:
         more.append("mistakes are not shown: they need heads, `grobust probe STORE --save HEADS`, then --heads HEADS")
     elif examples and not datasets:
-        names = dict.fromkeys(FeatureStore(path).provenance.dataset.partition("[")[0] for path in paths)
-        more.append(f"mistakes are listed by id: --dataset {' --dataset '.join(names)} shows their texts or images")
+        named = " ".join(f"--dataset {name}" for name in dict.fromkeys(drawn))
+        more.append(f"mistakes are listed by id: {named} shows their texts or images")
     if not paths:
         more.append("features are not drawn: they need --store STORE")
     content = replace(
@@ -146,9 +147,9 @@ def _check_asked(config: ReportConfig, stores: Sequence[Path], heads: Sequence[P
         raise ConfigError("dataset shows the texts or images of mistakes, and those need heads: --heads FILE.")
 
 
-def _check_used(config: ReportConfig, unused: set[str | Path]) -> None:
+def _check_used(stores: Sequence[Path], unused: set[str | Path]) -> None:
     """Heads and data sets that go with no store are an error: something else was meant."""
-    names = ", ".join(map(str, config.stores))
+    names = ", ".join(map(str, stores))
     for each in sorted(unused, key=str):
         if isinstance(each, Path):
             raise StoreMismatchError(

@@ -168,18 +168,20 @@ class MomentSums:
 
     def _take_in(self, group: int, pieces: list[Piece], before: Event | None, done: Event) -> None:
         """One product, added after that of the group `before` it, which another thread has begun."""
+        sums = self._sums[group]
+        # Whatever goes wrong, nobody waits for it forever.
         try:
-            buffers = self._buffers.pop()
-        except IndexError:
-            buffers = self._new_buffers(self._sums[group])
-        try:
-            total, product = self._product(self._sums[group], pieces, buffers)
+            try:
+                buffers = self._buffers.pop()
+            except IndexError:
+                buffers = self._new_buffers(sums)
+            total, product = self._product(sums, pieces, buffers)
             if before is not None:
                 before.wait()
-            self._add(self._sums[group], total, product, sum(map(len, pieces)))
+            self._add(sums, total, product, sum(map(len, pieces)))
+            self._buffers.append(buffers)
         finally:
             done.set()
-            self._buffers.append(buffers)
 
     @staticmethod
     def _add(sums: _Sums, total: Array, product: Array, rows: int) -> None:

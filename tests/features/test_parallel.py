@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import torch
 from helpers import CodesForward, SomeUnreadable, text_backbone, toy_texts
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +25,8 @@ from grobust.features.parallel.local import ProcessCrew
 from grobust.features.parts import PartsWriter
 from grobust.features.store import FeatureStore, parts_folder
 from grobust_cli.main import app
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 DATA = toy_texts(120)
 SETTINGS = ExtractSettings(batch_size=2, part_rows=4)
@@ -46,16 +46,6 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sums over other numbers of threads may round otherwise."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

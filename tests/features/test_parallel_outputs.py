@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import torch
 from helpers import CodesForward, SomeUnreadable, text_backbone, text_outputs, toy_texts
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,20 +26,12 @@ from grobust.features.profile import STAGES, StageClock
 from grobust.features.store import FeatureStore, parts_folder
 from grobust_cli.main import app
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 DATA = toy_texts(120)
 BROKEN = SomeUnreadable(DATA.name, DATA.groups, DATA.split, DATA.sample_ids, DATA.texts)
 SETTINGS = ExtractSettings(batch_size=2, part_rows=4)
 SKIP = ExtractSettings(batch_size=2, part_rows=4, on_error=OnError.SKIP)
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sums over other numbers of threads may round otherwise."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def paths_in(folder: Path) -> list[Path]:

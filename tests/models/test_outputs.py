@@ -1,6 +1,5 @@
 """Several poolings and layers of one pass: each the same as by itself, and as the library's own way to it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +23,10 @@ from grobust.models.collate import ImageCollate
 from grobust.models.outputs import encode_together, output_name
 from grobust.models.views import View
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 PHOTOS = [Image.fromarray(pixels).resize((180, 140)) for pixels in load_sample_images().images]
 DIGITS = take_rows(load_digits(), range(60))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums over other numbers of threads may round otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

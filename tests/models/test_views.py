@@ -1,7 +1,6 @@
 """Views of several crops: torchvision's FiveCrop on the resized image, in every library; one decoding of an image."""
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +37,13 @@ from grobust.models.outputs import encode_together, output_name
 from grobust.models.views import View
 from grobust_cli.main import app
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 RNG = np.random.default_rng(2)
 # Wide and high, with margins that are even and odd.
 IMAGES = [Image.fromarray(RNG.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((90, 141), (160, 96))]
 NAMES = (*CORNERS, CENTRE)
 MEAN, SD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums over other numbers of threads may round otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def five(image: Image.Image, resize: Any, size: int) -> np.ndarray:

@@ -214,6 +214,8 @@ def test_the_folder_of_a_sweep_brings_its_stores_and_heads(world: World, tmp_pat
     assert found.content.examples == asked.content.examples
     assert len(found.content.examples) == 1
     assert any("--dataset" in note for note in found.notes)
+    with pytest.raises(StoreMismatchError, match=world.store.name):
+        run_report(ReportConfig(records=(sweep.root,), datasets=("digits",), out=tmp_path / "r.html", points=20))
     (sweep.heads / world.heads.name).unlink()
     assert run_report(ReportConfig(records=(sweep.root,), out=tmp_path / "r.html", points=20)).content.examples == ()
 

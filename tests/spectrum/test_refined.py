@@ -124,3 +124,18 @@ def test_a_bad_row_ends_all_threads() -> None:
         made.add(pieces, keep=True)
         with pytest.raises(ShapeError, match=f"Row {bad} of the features is not finite"):
             made.finish()
+
+
+def test_memory_that_is_not_there_ends_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = gaussian_groups((30_000, 20, 5, 5), 16, seed=0)
+    x = data.features.astype(np.float32)
+
+    def no_room(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(MomentSums, "_new_buffers", no_room)
+    with threads() as team:
+        made = MomentSums(16, data.groups.counts, team)
+        made.add(list(pieces_of(x, np.arange(len(x)), groups=data.groups, dim=16)), keep=True)
+        with pytest.raises(MemoryError, match="no room"):
+            made.finish()

@@ -111,12 +111,12 @@ def _against(shown: MethodSummary, baseline: MethodSummary) -> str:
     numbers = f"{100 * gain:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
     start = f"Against no balancing ({_percent(baseline.cell.mean)}%) that is {numbers}"
     # One seed shows nothing of the spread over seeds.
-    counted = "test rows leave" if min(shown.cell.n, baseline.cell.n) == 1 else "seeds and test rows leave"
-    one_seed = "; another seed may differ" if counted.startswith("test") else ""
+    one_seed = min(shown.cell.n, baseline.cell.n) == 1
+    beyond = "test rows leave open; another seed may differ" if one_seed else "seeds and test rows leave open"
     if low > 0:
-        return f"{start}: better beyond what {counted} open{one_seed}."
+        return f"{start}: better beyond what {beyond}."
     if high < 0:
-        return f"{start}: worse, beyond what {counted} open{one_seed}."
+        return f"{start}: worse, beyond what {beyond}."
     return f"{start}: these runs cannot tell the two apart."
 
 
