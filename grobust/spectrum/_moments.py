@@ -6,6 +6,7 @@ accumulators. The shift is near the group's mean, so that a large
 mean costs no accuracy, and what is left of the mean is taken out in float64 at the end.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Event
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from grobust.arrays import array_namespace
 from grobust.device._cuda import cuda
 from grobust.spectrum._half import HalfRoom, HalfSums, takes_halves
-from grobust.spectrum._staging import Piece, first_rows, require_finite, row_chunks, stage, working_dtype
+from grobust.spectrum._products import Product, new_product
+from grobust.spectrum._staging import Piece, first_rows, working_dtype
 from grobust.threads import Threads
 from grobust.typing import Array
 
@@ -26,7 +28,6 @@ __all__ = ["MomentSums", "Moments", "merge_moments"]
 PRODUCT_ROWS = 4096
 SHIFT_ROWS = 512
 COPY_ROWS = 1024
-PANEL = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +94,8 @@ class MomentSums:
     _pending: dict[int, list[Piece]] = field(default_factory=dict)
     _sums: dict[int, _Sums] = field(default_factory=dict)
     _work: list[tuple[int, list[Piece]]] = field(default_factory=list)
-    _buffers: list[tuple[Array, Array]] = field(default_factory=list)
-    _room: HalfRoom | None = None
+    _room: dict[str, list[Product]] = field(default_factory=lambda: defaultdict(list))
+    _half_room: HalfRoom | None = None
 
     def add(self, pieces: Sequence[tuple[int, Piece]], *, keep: bool) -> None:
         """Take in the (group, rows) of a block; `keep` says that the block stays as it is until `finish`."""
@@ -121,8 +122,8 @@ class MomentSums:
                 self._give_out(group, waiting)
         self._pending.clear()
         self._form()
-        self._buffers.clear()
-        self._room = None
+        self._room.clear()
+        self._half_room = None
         return {group: _centred(self._sums.pop(group)) for group in sorted(self._sums)}
 
     def _give_out(self, group: int, pieces: list[Piece]) -> None:
@@ -132,8 +133,8 @@ class MomentSums:
             xp = array_namespace(sample)
             shift = xp.mean(sample, axis=0)
             if takes_halves(pieces[0].source, dtype):
-                self._room = self._room or HalfRoom(cuda(), self.dim, rows=PRODUCT_ROWS)
-                on_cores = HalfSums(self._room, shift, sample)
+                self._half_room = self._half_room or HalfRoom(cuda(), self.dim, rows=PRODUCT_ROWS)
+                on_cores = HalfSums(self._half_room, shift, sample)
                 self._sums[group] = _Sums(shift, None, None, dtype, half=on_cores)
             else:
                 zero = xp.zeros(self.dim, dtype=xp.float64, device=sample.device)
@@ -172,55 +173,18 @@ class MomentSums:
         # Whatever goes wrong, nobody waits for it forever.
         try:
             try:
-                buffers = self._buffers.pop()
+                product = self._room[sums.dtype].pop()
             except IndexError:
-                buffers = self._new_buffers(sums)
-            total, product = self._product(sums, pieces, buffers)
+                product = new_product(pieces[0].source, sums.dtype, rows=PRODUCT_ROWS)
+            total = product.form(pieces, sums.shift)
             if before is not None:
                 before.wait()
-            self._add(sums, total, product, sum(map(len, pieces)))
-            self._buffers.append(buffers)
+            sums.total += total
+            sums.n += sum(map(len, pieces))
+            product.add_to(sums.products)
+            self._room[sums.dtype].append(product)
         finally:
             done.set()
-
-    @staticmethod
-    def _add(sums: _Sums, total: Array, product: Array, rows: int) -> None:
-        xp = array_namespace(total)
-        sums.total += xp.astype(total, xp.float64)
-        sums.n += rows
-        if not isinstance(product, np.ndarray):
-            sums.products += product
-            return
-        # The upper triangle is enough.
-        for start, stop in row_chunks(product.shape[0], PANEL):
-            sums.products[start:stop, start:] += product[start:stop, start:]
-
-    def _new_buffers(self, sums: _Sums) -> tuple[Array, Array]:
-        if not isinstance(sums.shift, np.ndarray):
-            return None, None
-        return np.empty((PRODUCT_ROWS, self.dim), sums.dtype), np.empty((self.dim, self.dim), sums.dtype)
-
-    @staticmethod
-    def _product(sums: _Sums, pieces: list[Piece], buffers: tuple[Array, Array]) -> tuple[Array, Array]:
-        """Sum and second moments of rows less the shift.
-
-        Raises
-        ------
-        ShapeError
-            If a feature is not finite; the row is named.
-        """
-        buffer, out = buffers
-        if buffer is not None and buffer.dtype != sums.dtype:
-            buffer = out = None
-        staged = stage(pieces, sums.shift, dtype=sums.dtype, out=buffer)
-        xp = array_namespace(staged)
-        ones = xp.ones((1, staged.shape[0]), dtype=staged.dtype, device=staged.device)
-        with np.errstate(invalid="ignore", over="ignore"):
-            total = (ones @ staged)[0, :]
-            if not bool(xp.all(xp.isfinite(total))):
-                require_finite(pieces)
-            product = np.matmul(staged.T, staged, out=out) if isinstance(staged, np.ndarray) else staged.T @ staged
-        return total, product
 
 
 def _parts(pieces: list[Piece]) -> list[list[Piece]]:

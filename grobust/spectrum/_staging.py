@@ -12,7 +12,10 @@ from grobust.features.widen import to_float32
 from grobust.groups import Groups
 from grobust.typing import Array
 
-__all__ = ["Block", "Piece", "check_block", "first_rows", "pieces_of", "row_chunks", "stage", "working_dtype"]
+__all__ = [
+    "Block", "Piece", "addresses", "check_block", "coarse_and_fine", "first_rows", "pieces_of", "require_finite",
+    "row_chunks", "stage", "working_dtype",
+]  # fmt: skip
 
 Block = tuple[Array, Array]
 
@@ -88,8 +91,7 @@ def stage(pieces: Sequence[Piece], shift: Array, *, dtype: str, out: Array = Non
         If float16 features are not finite; the row is named. Other precisions are checked by `require_finite`.
     """
     xp = array_namespace(shift)
-    coarse = xp.astype(shift, getattr(xp, dtype))
-    fine = None if dtype == "float64" else xp.astype(shift - xp.astype(coarse, xp.float64), coarse.dtype)
+    coarse, fine = (shift, None) if dtype == "float64" else coarse_and_fine(shift)
     if out is None and not isinstance(shift, np.ndarray):
         taken = [xp.astype(_take(piece.source, piece.rows), coarse.dtype) for piece in pieces]
         rows = (taken[0] if len(taken) == 1 else xp.concat(taken, axis=0)) - coarse[None, :]
@@ -107,6 +109,25 @@ def stage(pieces: Sequence[Piece], shift: Array, *, dtype: str, out: Array = Non
                     np.subtract(target, fine, out=target)
                 fill += len(part)
     return out[:fill]
+
+
+def coarse_and_fine(shift: Array) -> tuple[Array, Array]:
+    """A float64 shift as the sum of two float32."""
+    xp = array_namespace(shift)
+    coarse = xp.astype(shift, xp.float32)
+    return coarse, xp.astype(shift - xp.astype(coarse, xp.float64), xp.float32)
+
+
+def addresses(pieces: Iterable[Piece]) -> Iterator[tuple[NDArray[np.int64], bool, NDArray[np.floating]]]:
+    """Of float16 and float32 pieces: addresses of their rows, whether they are float16, and the array that they are in.
+
+    A row's numbers lie side by side; addresses hold as long as the array lives.
+    """
+    for piece in pieces:
+        source, rows = piece.source, piece.rows
+        if source.strides[1] != source.itemsize:
+            source, rows = np.ascontiguousarray(np.take(source, rows, axis=0)), np.arange(rows.size)
+        yield source.ctypes.data + rows * source.strides[0], source.dtype == np.float16, source
 
 
 def first_rows(pieces: Sequence[Piece], count: int) -> Array:
