@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports from earlier rows and from its own package.
 ROWS = (
     ("errors", "typing", "ledger"),
-    ("settings", "arrays", "threads", "interrupts", "ray_cluster", "child_processes", "kept_memory",
+    ("settings", "arrays", "threads", "interrupts", "ray_cluster", "child_processes", "kept_memory", "matrix_tiles",
      "features.widen", "features._read_ahead", "features._sample_ids"),
     ("device", "groups"),
     ("features._schema", "features._hdf5", "features._view", "features.store", "features._assembly", "features.parts",
@@ -46,8 +46,9 @@ DOORS = {
         "importing.tensor_files",
     },
     "accelerate": {"finetune"},
-    "llvmlite": {"probe._numba_products", "probe._numba_rows"},
+    "llvmlite": {"matrix_tiles", "probe._numba_products", "probe._numba_rows"},
     "numba": {
+        "matrix_tiles",
         "probe._numba",
         "probe._numba_l1",
         "probe._numba_passes",

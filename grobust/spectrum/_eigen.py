@@ -6,7 +6,6 @@ quotients are computed in float64: an error of the vectors shows in the eigenval
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -14,6 +13,7 @@ import scipy.sparse.linalg
 from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace, to_numpy
+from grobust.spectrum._block_krylov import top_vectors
 from grobust.spectrum._lanczos_device import top_of_each
 from grobust.typing import Array
 
@@ -24,8 +24,8 @@ TOLERANCE = 1e-10
 # Lanczos pays while few eigenvalues are wanted; a matrix this small is decomposed in milliseconds.
 LANCZOS_SHARE = 10
 ALWAYS_FULL = 128
-# Of vectors in float32: about their rounding.
-SINGLE_TOLERANCE = 1e-5
+# Of residuals of vectors in float32: eigenvalues have its square over the gap, and their own rounding is not far below.
+SINGLE_TOLERANCE = 1e-4
 # Vectors beyond k: eigenvalues close to the k-th are told apart from it.
 EXTRA_VECTORS = 4
 # Bounds, as a share of their eigenvalues, that refined ones must keep, and products with the operator until they do.
@@ -114,11 +114,11 @@ def refined(matrix: NDArray[np.float64], k: int, times: Callable[[Array], Array]
         return None
     single = np.empty(matrix.shape, dtype=np.float32)
     np.multiply(matrix, 1 / scale, out=single, casting="same_kind")
-    pairs = _pairs(single, k + EXTRA_VECTORS, SINGLE_TOLERANCE)
+    vectors = top_vectors(single, k + EXTRA_VECTORS, tolerance=SINGLE_TOLERANCE)
     del single
-    if pairs is None:
+    if vectors is None:
         return None
-    block = pairs[1].astype(np.float64)
+    block = vectors.astype(np.float64)
     for _ in range(REFINEMENTS):
         basis = np.linalg.qr(block)[0]
         block = times(basis)
@@ -154,24 +154,14 @@ def _all(ascending: NDArray[np.float64]) -> Eigen:
 
 
 def _arpack(matrix: NDArray[np.float64], k: int) -> Eigen | None:
+    """None where ARPACK gives up: a matrix of zeros, or eigenvalues too close together for its limit of steps."""
     # Products with a part of a larger matrix are several times slower.
     matrix = np.ascontiguousarray(matrix)
-    pairs = _pairs(matrix, k, TOLERANCE)
-    if pairs is None:
+    start = np.random.default_rng(0).standard_normal(matrix.shape[0])
+    try:
+        values, vectors = scipy.sparse.linalg.eigsh(matrix, k, which="LA", v0=start, tol=TOLERANCE)
+    except (scipy.sparse.linalg.ArpackError, np.linalg.LinAlgError):
         return None
-    values, vectors = pairs
     order = np.argsort(values)[::-1]
     bounds = np.linalg.norm(matrix @ vectors - vectors * values[None, :], axis=0)[order]
     return Eigen(np.maximum(values[order], 0), bounds, complete=False)
-
-
-def _pairs(matrix: NDArray[Any], k: int, tolerance: float) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """None where ARPACK gives up: a matrix of zeros, or eigenvalues too close together for its limit of steps."""
-    start = np.asarray(np.random.default_rng(0).standard_normal(matrix.shape[0]), dtype=matrix.dtype)
-    try:
-        found: tuple[NDArray[Any], NDArray[Any]] = scipy.sparse.linalg.eigsh(
-            matrix, k, which="LA", v0=start, tol=tolerance
-        )
-    except (scipy.sparse.linalg.ArpackError, np.linalg.LinAlgError):
-        return None
-    return found

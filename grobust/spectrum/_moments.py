@@ -1,9 +1,10 @@
 """Means and second moments of groups in one streaming pass, for groups of at least d rows.
 
-Rows wait until a group has a few thousand of them; then one float32 symmetric product (float64 for float64 features,
-two of float16 for float16 features on a GPU, see `_half`) of the rows minus the group's shift is added to float64
-accumulators. The shift is near the group's mean, so that a large
-mean costs no accuracy, and what is left of the mean is taken out in float64 at the end.
+Rows wait until a group has a few thousand of them; then one float32 symmetric product of the rows minus the group's
+shift is added to float64 accumulators. It is float64 for float64 features and little work; of two bfloat16 for many
+rows where a CPU has matrix tiles (`_products`); of two float16 for float16 features on a GPU (`_half`). The shift is
+near the group's mean, so that a large mean costs no accuracy, and what is left of the mean is taken out in float64 at
+the end.
 """
 
 from collections import defaultdict
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from grobust.arrays import array_namespace
 from grobust.device._cuda import cuda
 from grobust.spectrum._half import HalfRoom, HalfSums, takes_halves
-from grobust.spectrum._products import Product, new_product
+from grobust.spectrum._products import Product, new_product, takes_tiles
 from grobust.spectrum._staging import Piece, first_rows, working_dtype
 from grobust.threads import Threads
 from grobust.typing import Array
@@ -73,6 +74,7 @@ class _Sums:
     total: Array
     products: Array
     dtype: str
+    tiles: bool = False
     n: int = 0
     half: HalfSums | None = None
 
@@ -94,7 +96,7 @@ class MomentSums:
     _pending: dict[int, list[Piece]] = field(default_factory=dict)
     _sums: dict[int, _Sums] = field(default_factory=dict)
     _work: list[tuple[int, list[Piece]]] = field(default_factory=list)
-    _room: dict[str, list[Product]] = field(default_factory=lambda: defaultdict(list))
+    _room: dict[tuple[str, bool], list[Product]] = field(default_factory=lambda: defaultdict(list))
     _half_room: HalfRoom | None = None
 
     def add(self, pieces: Sequence[tuple[int, Piece]], *, keep: bool) -> None:
@@ -124,7 +126,8 @@ class MomentSums:
         self._form()
         self._room.clear()
         self._half_room = None
-        return {group: _centred(self._sums.pop(group)) for group in sorted(self._sums)}
+        numbers = sorted(self._sums)
+        return dict(zip(numbers, self.team.map(lambda group: _centred(self._sums.pop(group)), numbers), strict=True))
 
     def _give_out(self, group: int, pieces: list[Piece]) -> None:
         if group not in self._sums:
@@ -139,7 +142,8 @@ class MomentSums:
             else:
                 zero = xp.zeros(self.dim, dtype=xp.float64, device=sample.device)
                 products = xp.zeros((self.dim, self.dim), dtype=xp.float64, device=sample.device)
-                self._sums[group] = _Sums(shift, zero, products, dtype)
+                tiles = takes_tiles(pieces[0].source, dtype, int(self.counts[group]))
+                self._sums[group] = _Sums(shift, zero, products, dtype, tiles)
         half = self._sums[group].half
         for part in _parts(pieces):
             if half is not None:
@@ -165,24 +169,26 @@ class MomentSums:
 
     def _cost(self, item: tuple[int, list[Piece]]) -> int:
         rows = sum(map(len, item[1]))
-        return 2 * rows if self._sums[item[0]].dtype == "float64" else rows
+        sums = self._sums[item[0]]
+        return 6 * rows if sums.dtype == "float64" else rows if sums.tiles else 3 * rows
 
     def _take_in(self, group: int, pieces: list[Piece], before: Event | None, done: Event) -> None:
         """One product, added after that of the group `before` it, which another thread has begun."""
         sums = self._sums[group]
+        room = self._room[sums.dtype, sums.tiles]
         # Whatever goes wrong, nobody waits for it forever.
         try:
             try:
-                product = self._room[sums.dtype].pop()
+                product = room.pop()
             except IndexError:
-                product = new_product(pieces[0].source, sums.dtype, rows=PRODUCT_ROWS)
+                product = new_product(pieces[0].source, sums.dtype, rows=PRODUCT_ROWS, tiles=sums.tiles)
             total = product.form(pieces, sums.shift)
             if before is not None:
                 before.wait()
             sums.total += total
             sums.n += sum(map(len, pieces))
             product.add_to(sums.products)
-            self._room[sums.dtype].append(product)
+            room.append(product)
         finally:
             done.set()
 

@@ -1,23 +1,26 @@
 """Second moments of a few thousand rows less their group's shift, in room that is used again: by BLAS or in tiles."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from grobust import matrix_tiles
 from grobust.arrays import array_namespace
-from grobust.spectrum import _tiles
 from grobust.spectrum._staging import Piece, addresses, coarse_and_fine, require_finite, row_chunks, stage
 from grobust.typing import Array
 
 __all__ = ["Product", "new_product", "takes_tiles"]
 
 PANEL = 128
-# Rows split and multiplied at once: what is in a core's second-level cache then is read many times.
-TILE_ROWS = 128
+# Rows split and multiplied at once: from a core's second-level cache they are read many times.
+AT_ONCE = 128
+# The rounding of two bfloat16 per number is then averaged to less than 1e-7 of a variance.
+LEAST_ROWS = 8192
 
 
+@runtime_checkable
 class Product(Protocol):
     """Room for one product at a time."""
 
@@ -36,19 +39,20 @@ class Product(Protocol):
         ...
 
 
-def new_product(source: Array, dtype: str, *, rows: int) -> Product:
-    """Room for products in `dtype` of up to `rows` rows of features (., d) like `source`."""
-    return _TileProduct(source.shape[1]) if takes_tiles(source, dtype) else _BlasProduct(source, dtype, rows)
+def new_product(source: Array, dtype: str, *, rows: int, tiles: bool) -> Product:
+    """Room for products of up to `rows` rows of features (., d) like `source`, in `dtype` or in `tiles`."""
+    return _TileProduct(source.shape[1]) if tiles else _BlasProduct(source, dtype, rows)
 
 
-def takes_tiles(source: Array, dtype: str) -> bool:
-    """Whether products of these features (., d) in `dtype` are formed in tiles, from two bfloat16 per number."""
+def takes_tiles(source: Array, dtype: str, rows: int) -> bool:
+    """Whether products of so many rows of features (., d) in `dtype` are formed in tiles, from two bfloat16 each."""
     return (
         isinstance(source, np.ndarray)
         and dtype == "float32"
+        and rows >= LEAST_ROWS
         and source.dtype in (np.float16, np.float32)
-        and source.shape[1] % _tiles.SIDE == 0
-        and _tiles.available()
+        and source.shape[1] % matrix_tiles.SIDE == 0
+        and matrix_tiles.available()
     )
 
 
@@ -82,30 +86,26 @@ class _BlasProduct:
 
 
 class _TileProduct:
-    """Of float16 or float32 in memory, split into two bfloat16: see `_tiles`. Sums are float32, as those of BLAS.
-
-    Parameters
-    ----------
-    dim : d, a multiple of 32
-    """
+    """Of float16 or float32 in memory, split into two bfloat16: see `matrix_tiles`. Sums are float32, as of BLAS."""
 
     def __init__(self, dim: int) -> None:
-        panels, steps = dim // _tiles.SIDE, TILE_ROWS // _tiles.STEP_ROWS
-        self._packed = _tiles.aligned((panels, steps, _tiles.PANEL_BYTES // 4), np.int32)
-        self._panel = _tiles.aligned((steps, _tiles.PANEL_BYTES // 4), np.int32)
-        self._sums = _tiles.aligned((panels * (panels + 1) // 2, 2, 2, _tiles.LANES, _tiles.LANES), np.float32)
+        panels, steps = dim // matrix_tiles.SIDE, AT_ONCE // matrix_tiles.STEP_ROWS
+        numbers = matrix_tiles.PANEL_BYTES // 4
+        self._packed = matrix_tiles.aligned((panels, steps, numbers), np.int32)
+        self._panel = matrix_tiles.aligned((steps, numbers), np.int32)
+        self._sums = np.empty((panels * (panels + 1) // 2, numbers), np.float32)
         self._squares = np.empty(dim)
 
     def form(self, pieces: Sequence[Piece], shift: NDArray[np.float64]) -> NDArray[np.float64]:
         self._sums[:], self._squares[:] = 0, 0
-        total = np.zeros(self._squares.shape)
-        parts = coarse_and_fine(shift)
-        for rows, half, kept in addresses(pieces):
-            _tiles.add_rows(rows, half, *parts, total, self._squares, self._packed, self._panel, self._sums)
-            del kept
+        total, parts = np.zeros(shift.shape), coarse_and_fine(shift)
+        for rows, half, source in addresses(pieces):
+            matrix_tiles.add_rows(rows, half, *parts, total, self._squares, self._packed, self._panel, self._sums)
+            # Until here the addresses must hold.
+            del source
         if not np.isfinite(total).all():
             require_finite(pieces)
         return total
 
     def add_to(self, products: NDArray[np.float64]) -> None:
-        _tiles.unpack(self._sums, self._squares, products)
+        matrix_tiles.unpack(self._sums, self._squares, products)

@@ -63,7 +63,9 @@ def _scaled(matrix: Array, eigen: Eigen, divisor: int, route: Route) -> Result:
     xp = array_namespace(matrix)
     eigen = Eigen(eigen.values / divisor, eigen.bounds / divisor, eigen.complete)
     trace = float(xp.sum(xp.linalg.diagonal(matrix))) / divisor
-    square = float(xp.sum(matrix * matrix)) / divisor**2
+    # Without a matrix of squares.
+    host = isinstance(matrix, np.ndarray)
+    square = float(np.vdot(matrix, matrix) if host else xp.sum(matrix * matrix)) / divisor**2
     return Result(eigen, trace, square, route)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from grobust.data.synthetic import gaussian_groups
 from grobust.errors import ShapeError
-from grobust.spectrum import Route, stream_spectra
+from grobust.spectrum import Route, _moments, stream_spectra
 from grobust.spectrum._eigen import largest_eigenvalues, refined
 from grobust.spectrum._gram import CentredRows, class_gram, gram
 from grobust.spectrum._moments import MomentSums
@@ -130,10 +130,10 @@ def test_memory_that_is_not_there_ends_all_threads(monkeypatch: pytest.MonkeyPat
     data = gaussian_groups((30_000, 20, 5, 5), 16, seed=0)
     x = data.features.astype(np.float32)
 
-    def no_room(*_: object) -> None:
+    def no_room(*_: object, **__: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(MomentSums, "_new_buffers", no_room)
+    monkeypatch.setattr(_moments, "new_product", no_room)
     with threads() as team:
         made = MomentSums(16, data.groups.counts, team)
         made.add(list(pieces_of(x, np.arange(len(x)), groups=data.groups, dim=16)), keep=True)

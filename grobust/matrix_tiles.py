@@ -1,9 +1,9 @@
 """Second moments in a CPU's matrix tiles (Intel's AMX): bfloat16 numbers in, float32 sums out, compiled.
 
-A number v is split into two bfloat16, v = high + low + rest with |rest| ≤ 2⁻¹⁸ |v|, and three of the four products of
-parts are summed up in tiles. The fourth, Σ low lowᵀ, is rounding off the diagonal; on it, where every term is positive,
-it is summed up besides. What is left, Σ v rest, has either sign and falls with the root of the number of rows, relative
-to Σ v v: 3e-8 for 4,096 rows, on the diagonal as off it.
+A number v is split into two bfloat16, v = high + low + rest with |rest| ≤ 2⁻¹⁶ |v|, and three of the four products of
+parts are summed up in tiles. The fourth, Σ low lowᵀ, is as small as the rest off the diagonal; on it, where every term
+is positive, it is summed up besides. What is left, Σ v rest and Σ low lowᵀ, has either sign: relative to Σ v v it is
+about 5e-6 over the root of the number of rows, as float32 sums of 4,096 products have 1e-7.
 
 A tile is 16 rows of 64 bytes. Split numbers lie in panels of 32 columns and 32 rows, 4,096 bytes: high of columns 0–15,
 high of 16–31, low of 0–15, low of 16–31; each a tile of 16 pairs of rows × 16 columns × 2 rows.
@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any
 
 import llvmlite.binding
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -32,6 +33,8 @@ SIDE, STEP_ROWS, LANES = 32, 32, 16
 PANEL_BYTES, TILE_BYTES = 4096, 1024
 # A cache line: tiles that cross one load at a fifth of the speed.
 ALIGNMENT = 64
+# Rows ahead that are asked for.
+AHEAD = 4
 # Linux: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) asks for the 8 KiB of state that tiles take of a thread.
 ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XTILEDATA = 158, 0x1023, 18
 
@@ -44,6 +47,9 @@ _halves = ir.VectorType(ir.HalfType(), LANES)
 def available() -> bool:
     """Whether this machine has tiles of bfloat16 and the system lets this process use them."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return False
+    # Told to compile for another processor or not at all, numba has no such instructions.
+    if numba.config.DISABLE_JIT or numba.config.CPU_NAME or numba.config.CPU_FEATURES:
         return False
     features = llvmlite.binding.get_host_cpu_features()
     if not (features.get("amx-bf16") and features.get("avx512f")):
@@ -58,7 +64,8 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     room = np.empty(size + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
-    return room[start : start + size].view(dtype).reshape(shape)
+    made: NDArray[Any] = room[start : start + size].view(dtype).reshape(shape)
+    return made
 
 
 def _instructions(text: str, constraints: str, outputs: int, inputs: int) -> Callable[..., Any]:
@@ -85,13 +92,18 @@ def _store_config(typingctx: Any, address: Any) -> Any:
     return _instructions("sttilecfg ($0)", "r,~{memory}", 0, 1)(address)
 
 
-# $0 and $1 go over panels of a and b, $2 counts them down, $3 are the four tiles of sums.
+@intrinsic
+def _prefetch(typingctx: Any, address: Any) -> Any:
+    return _instructions("prefetcht0 ($0)", "r", 0, 1)(address)
+
+
+# $0 and $1 go over panels of a and b, $2 counts them down, $3 is where the four tiles of sums go.
 _PRODUCT = """
 movq $$64, %r11
-tileloadd 0($3,%r11,1), %tmm0
-tileloadd 1024($3,%r11,1), %tmm1
-tileloadd 2048($3,%r11,1), %tmm2
-tileloadd 3072($3,%r11,1), %tmm3
+tilezero %tmm0
+tilezero %tmm1
+tilezero %tmm2
+tilezero %tmm3
 1:
 tileloadd 0($0,%r11,1), %tmm4
 tileloadd 2048($1,%r11,1), %tmm6
@@ -126,7 +138,7 @@ tilestored %tmm3, 3072($3,%r11,1)
 
 @intrinsic
 def _product(typingctx: Any, sums: Any, a: Any, b: Any, steps: Any) -> Any:
-    """Add to four tiles of `sums` the products of `steps` panels of a, transposed, and b."""
+    """Four tiles of `sums`: the products of `steps` panels of a, transposed, and b."""
     constraints = "=&r,=&r,=&r,r,0,1,2,~{r11},~{memory},~{flags}"
     return _instructions(_PRODUCT, constraints, 3, 4)(sums, a, b, steps)
 
@@ -163,7 +175,7 @@ def _all(kind: Any, value: Any) -> Any:
 
 
 def _split(stored: Any) -> Callable[..., Any]:
-    """Of `stored` numbers x, y at two addresses: sums of (x − coarse) − fine and squares of lows, highs and lows out."""
+    """Of `stored` numbers x, y at two addresses, v = (x − coarse) − fine: sums of v and low², highs and lows."""
 
     def typed(*arguments: Any) -> Any:
         def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -225,6 +237,21 @@ def _split_half(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _configured() -> Any:
+    """Eight tiles of 16 rows and 64 bytes for this thread; the configuration that it had, to be loaded afterwards.
+
+    Other libraries may keep theirs from one call to the next.
+    """
+    config, before = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
+    config[0] = 1
+    for tile in range(8):
+        config[16 + 2 * tile], config[48 + tile] = 64, LANES
+    _store_config(before.ctypes.data)
+    _load_config(config.ctypes.data)
+    return before
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def add_rows(
     rows: Any, half: Any, coarse: Any, fine: Any, total: Any, squares: Any, packed: Any, panel: Any, sums: Any
 ) -> None:
@@ -236,18 +263,10 @@ def add_rows(
     coarse, fine : (d) float32, the shift in two parts
     total, squares : (d) float64, gain Σ v and Σ (v − high)²
     packed, panel : (d / 32, s, 4096 bytes), (s, 4096 bytes) int32, aligned: room for 32 s rows at a time
-    sums : ((d / 32) (d / 32 + 1) / 2, 4096 bytes) float32, aligned: pairs of panels (0, 0), (0, 1) … of four tiles each
+    sums : ((d / 32) (d / 32 + 1) / 2, 1024) float32: pairs of panels (0, 0), (0, 1) … of four tiles each
     """
-    config, before = np.zeros(128, np.uint8), np.zeros(128, np.uint8)
-    # Eight tiles of 16 rows and 64 bytes.
-    config[0] = 1
-    for tile in range(8):
-        config[16 + 2 * tile], config[48 + tile] = 64, LANES
     few_total, few_squares = np.zeros(coarse.size, np.float32), np.zeros(coarse.size, np.float32)
-    # Other libraries may keep their configuration from one call to the next.
-    _store_config(before.ctypes.data)
-    _load_config(config.ctypes.data)
-    most = packed.shape[1] * STEP_ROWS
+    most, before = packed.shape[1] * STEP_ROWS, _configured()
     for start in range(0, rows.size, most):
         few_total[:], few_squares[:] = 0, 0
         steps = _pack(rows[start : start + most], half, coarse, fine, few_total, few_squares, packed)
@@ -269,12 +288,17 @@ def _pack(rows: Any, half: Any, coarse: Any, fine: Any, total: Any, squares: Any
         there_x, there_y = 2 * pair < rows.size, 2 * pair + 1 < rows.size
         keep_x, keep_y = np.float32(1 if there_x else 0), np.float32(1 if there_y else 0)
         x, y = rows[2 * pair if there_x else 0], rows[2 * pair + 1 if there_y else 0]
+        # Rows lie anywhere, so that the processor cannot foresee them.
+        ahead = min(2 * pair + AHEAD, rows.size - 2)
+        next_x, next_y = rows[ahead], rows[ahead + 1]
         to = packed.ctypes.data + (pair // LANES) * PANEL_BYTES + (pair % LANES) * ALIGNMENT
         for group in range(coarse.size // LANES):
             at = np.int64(group * LANES)
             high = to + (group // 2) * apart + (group % 2) * TILE_BYTES
             c, f = coarse.ctypes.data + 4 * at, fine.ctypes.data + 4 * at
             t, q = total.ctypes.data + 4 * at, squares.ctypes.data + 4 * at
+            _prefetch(next_x + size * at)
+            _prefetch(next_y + size * at)
             if half:
                 _split_half(x + size * at, y + size * at, c, f, t, q, high, high + 2 * TILE_BYTES, keep_x, keep_y)
             else:
@@ -284,32 +308,42 @@ def _pack(rows: Any, half: Any, coarse: Any, fine: Any, total: Any, squares: Any
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _multiply(packed: Any, steps: Any, panel: Any, sums: Any) -> None:
-    """Add the products of all pairs of panels' columns."""
-    apart, a, to = packed.strides[0], panel.ctypes.data, sums.ctypes.data
+    """Add the products of all pairs of panels' columns: each formed by itself, for float32 sums of fewer terms."""
+    room = np.empty(PANEL_BYTES // 4 + ALIGNMENT // 4, np.float32)
+    skipped = (-room.ctypes.data % ALIGNMENT) // 4
+    formed = room[skipped : skipped + PANEL_BYTES // 4]
+    apart, a, at = packed.strides[0], panel.ctypes.data, 0
     for i in range(packed.shape[0]):
         own = packed.ctypes.data + i * apart
         for tile in range(4 * steps):
             _transposed(own + tile * TILE_BYTES, a + tile * TILE_BYTES)
         for j in range(i, packed.shape[0]):
-            _product(to, a, packed.ctypes.data + j * apart, steps)
-            to += PANEL_BYTES
+            _product(formed.ctypes.data, a, packed.ctypes.data + j * apart, steps)
+            for k in range(PANEL_BYTES // 4):
+                sums[at, k] += formed[k]
+            at += 1
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def unpack(sums: Any, squares: Any, out: Any) -> None:
-    """Add `sums` of `multiply`, as (p (p + 1) / 2, 2, 2, 16, 16), and squares (d) on the diagonal to out (d, d) float64.
+    """Add what `add_rows` left to a float64 matrix.
 
-    Above the diagonal all of them, below it some.
+    Parameters
+    ----------
+    sums : (p (p + 1) / 2, 1024)
+    squares : (d), for the diagonal
+    out : (d, d), p = d / 32; above the diagonal all of it, below it some
     """
-    at = 0
-    for i in range(out.shape[0] // SIDE):
-        for j in range(i, out.shape[0] // SIDE):
+    at, panels = 0, out.shape[0] // SIDE
+    for i in range(panels):
+        for j in range(i, panels):
             for down in range(2):
                 for row in range(LANES):
                     for right in range(2):
+                        first = ((2 * down + right) * LANES + row) * LANES
                         for column in range(LANES):
-                            value = np.float64(sums[at, down, right, row, column])
+                            value = np.float64(sums[at, first + column])
                             out[i * SIDE + down * LANES + row, j * SIDE + right * LANES + column] += value
             at += 1
     for i in range(out.shape[0]):
-        out[i, i] += np.float64(squares[i])
+        out[i, i] += squares[i]
