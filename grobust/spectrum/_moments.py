@@ -27,7 +27,7 @@ __all__ = ["MomentSums", "Moments", "merge_moments"]
 
 # Rows of one product. float32 rounding inside a product grows with it, the cost of adding d × d float64 falls.
 PRODUCT_ROWS = 4096
-SHIFT_ROWS = 512
+SHIFT_ROWS = 128
 COPY_ROWS = 1024
 
 
@@ -60,11 +60,10 @@ def merge_moments(parts: Sequence[Moments]) -> Moments:
     n = sum(part.n for part in parts)
     mean = sum(part.mean * (part.n / n) for part in parts)
     xp = array_namespace(parts[0].mean)
-    scatter = xp.zeros_like(parts[0].scatter)
+    between = xp.stack([(part.mean - mean) * part.n**0.5 for part in parts])
+    scatter = between.T @ between
     for part in parts:
-        offset = part.mean - mean
         scatter += part.scatter
-        scatter += (part.n * offset)[:, None] * offset[None, :]
     return Moments(n, mean, scatter, any(part.rounded for part in parts))
 
 

@@ -17,7 +17,7 @@ PANEL = 128
 # Rows split and multiplied at once: from a core's second-level cache they are read many times.
 AT_ONCE = 128
 # The rounding of two bfloat16 per number is then averaged to less than 1e-7 of a variance.
-LEAST_ROWS = 8192
+LEAST_ROWS = 4096
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from grobust.typing import Array
 
 __all__ = ["Result", "Route", "result", "side_by_side", "symmetric"]
 
-PANEL = 128
+PANEL = 64
 
 
 class Route(StrEnum):
