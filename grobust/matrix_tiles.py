@@ -1,9 +1,9 @@
 """Second moments in a CPU's matrix tiles (Intel's AMX): bfloat16 numbers in, float32 sums out, compiled.
 
 A number v is split into two bfloat16, v = high + low + rest with |rest| ≤ 2⁻¹⁶ |v|, and three of the four products of
-parts are summed up in tiles. The fourth, Σ low lowᵀ, is as small as the rest off the diagonal; on it, where every term
-is positive, it is summed up besides. What is left, Σ v rest and Σ low lowᵀ, has either sign: relative to Σ v v it is
-about 5e-6 over the root of the number of rows, as float32 sums of 4,096 products have 1e-7.
+parts are summed up in tiles. What is left out, Σ low lowᵀ, and the rest have either sign off the diagonal: relative to
+the variances they come to about 5e-6 over the root of the number of rows. On the diagonal, where every term of theirs
+is positive, squares of v itself are summed up instead, float32 for 128 rows and float64 from there.
 
 A tile is 16 rows of 64 bytes. Split numbers lie in panels of 32 columns and 32 rows, 4,096 bytes: high of columns 0–15,
 high of 16–31, low of 0–15, low of 16–31; each a tile of 16 pairs of rows × 16 columns × 2 rows.
@@ -175,7 +175,7 @@ def _all(kind: Any, value: Any) -> Any:
 
 
 def _split(stored: Any) -> Callable[..., Any]:
-    """Of `stored` numbers x, y at two addresses, v = (x − coarse) − fine: sums of v and low², highs and lows."""
+    """Of `stored` numbers x, y at two addresses, v = (x − coarse) − fine: sums of v and v², highs and lows."""
 
     def typed(*arguments: Any) -> Any:
         def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -191,7 +191,7 @@ def _split(stored: Any) -> Callable[..., Any]:
                 return loaded
 
             coarse, fine = read(2), read(3)
-            highs, lows, values_, squares = [], [], [], []
+            highs, lows, numbers, squares = [], [], [], []
             for i in range(2):
                 x = read(i, stored)
                 x = x if stored is _floats else builder.fpext(x, _floats)
@@ -201,11 +201,11 @@ def _split(stored: Any) -> Callable[..., Any]:
                 x = builder.fmul(x, weight)
                 high = _rounded(builder, x)
                 rest = builder.fsub(x, builder.bitcast(high, _floats))
-                values_.append(x)
+                numbers.append(x)
                 highs.append(high)
                 lows.append(_rounded(builder, rest))
-                squares.append(builder.fmul(rest, rest))
-            for i, pair in ((4, values_), (5, squares)):
+                squares.append(builder.fmul(x, x))
+            for i, pair in ((4, numbers), (5, squares)):
                 stored_sum = builder.store(builder.fadd(read(i), builder.fadd(*pair)), at(i))
                 stored_sum.align = 2
             for i, (first, second) in ((6, highs), (7, lows)):
@@ -261,7 +261,7 @@ def add_rows(
     ----------
     rows : (m) int64 addresses of rows of d numbers, float32 or, if `half`, float16
     coarse, fine : (d) float32, the shift in two parts
-    total, squares : (d) float64, gain Σ v and Σ (v − high)²
+    total, squares : (d) float64, gain Σ v and Σ v²
     packed, panel : (d / 32, s, 4096 bytes), (s, 4096 bytes) int32, aligned: room for 32 s rows at a time
     sums : ((d / 32) (d / 32 + 1) / 2, 1024) float32: pairs of panels (0, 0), (0, 1) … of four tiles each
     """
@@ -331,10 +331,13 @@ def unpack(sums: Any, squares: Any, out: Any) -> None:
     Parameters
     ----------
     sums : (p (p + 1) / 2, 1024)
-    squares : (d), for the diagonal
+    squares : (d), for the diagonal instead of the sums
     out : (d, d), p = d / 32; above the diagonal all of it, below it some
     """
     at, panels = 0, out.shape[0] // SIDE
+    diagonal = squares.copy()
+    for i in range(out.shape[0]):
+        diagonal[i] += out[i, i]
     for i in range(panels):
         for j in range(i, panels):
             for down in range(2):
@@ -346,4 +349,4 @@ def unpack(sums: Any, squares: Any, out: Any) -> None:
                             out[i * SIDE + down * LANES + row, j * SIDE + right * LANES + column] += value
             at += 1
     for i in range(out.shape[0]):
-        out[i, i] += squares[i]
+        out[i, i] = diagonal[i]

@@ -54,7 +54,8 @@ def largest_eigenvalues(matrix: Array, k: int, *, complete: bool = False, rounde
     """The k largest eigenvalues of a symmetric positive semidefinite float64 matrix (m, m).
 
     Lanczos (float64, relative tolerance 1e-10, fixed start; on the host ARPACK's) where k ≤ m / 10, the full solver
-    otherwise or where `complete` asks for all eigenvalues. `rounded` says that the matrix comes of float32 products.
+    otherwise or where `complete` asks for all eigenvalues. `rounded` says that eigenvalues to 1e-7 will do, as those of
+    float32 features.
     """
     if not isinstance(matrix, np.ndarray):
         return largest_of_each([matrix], k, complete=complete)[0]

@@ -40,7 +40,7 @@ class Moments:
     n : rows
     mean : (d) float64
     scatter : (d, d) float64, Σ (x − mean)(x − mean)ᵀ; only the upper triangle is filled before `symmetric`
-    rounded : the products were float32
+    rounded : the features are float16 or float32, so that eigenvalues to 1e-7 will do
     """
 
     n: int
@@ -73,6 +73,7 @@ class _Sums:
     total: Array
     products: Array
     dtype: str
+    rounded: bool
     tiles: bool = False
     n: int = 0
     half: HalfSums | None = None
@@ -132,17 +133,18 @@ class MomentSums:
         if group not in self._sums:
             sample = first_rows(pieces, SHIFT_ROWS)
             dtype = working_dtype(pieces[0].source, work=float(self.counts[group]) * self.dim**2)
+            rounded = working_dtype(pieces[0].source) == "float32"
             xp = array_namespace(sample)
             shift = xp.mean(sample, axis=0)
             if takes_halves(pieces[0].source, dtype):
                 self._half_room = self._half_room or HalfRoom(cuda(), self.dim, rows=PRODUCT_ROWS)
                 on_cores = HalfSums(self._half_room, shift, sample)
-                self._sums[group] = _Sums(shift, None, None, dtype, half=on_cores)
+                self._sums[group] = _Sums(shift, None, None, dtype, rounded, half=on_cores)
             else:
                 zero = xp.zeros(self.dim, dtype=xp.float64, device=sample.device)
                 products = xp.zeros((self.dim, self.dim), dtype=xp.float64, device=sample.device)
                 tiles = takes_tiles(pieces[0].source, dtype, int(self.counts[group]))
-                self._sums[group] = _Sums(shift, zero, products, dtype, tiles)
+                self._sums[group] = _Sums(shift, zero, products, dtype, rounded, tiles)
         half = self._sums[group].half
         for part in _parts(pieces):
             if half is not None:
@@ -214,4 +216,4 @@ def _centred(sums: _Sums) -> Moments:
         sums.total, sums.products = sums.half.finish()
     rest = sums.total / sums.n
     sums.products -= (sums.n * rest)[:, None] * rest[None, :]
-    return Moments(sums.n, sums.shift + rest, sums.products, sums.dtype == "float32")
+    return Moments(sums.n, sums.shift + rest, sums.products, sums.rounded)

@@ -47,7 +47,7 @@ def result(
 ) -> Result:  # fmt: skip
     """Of a scatter or Gram matrix whose eigenvalues over `divisor` are wanted; overwrites nothing.
 
-    `rounded` says that it comes of float32 products; `eigen` are its eigenvalues where they are known.
+    `rounded` says that eigenvalues to 1e-7 will do; `eigen` are its eigenvalues where they are known.
     """
     if divisor < 1 or matrix.shape[0] == 0:
         return Result(Eigen(np.zeros(0), np.zeros(0), complete=False), np.nan, np.nan, Route.NONE)

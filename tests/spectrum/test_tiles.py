@@ -57,14 +57,14 @@ def test_a_product_is_that_of_the_rows_but_for_its_sixteen_bits(
 
 
 @needs_tiles
-def test_rounding_is_averaged_over_rows() -> None:
-    """It has either sign, on the diagonal too; that of one bfloat16 per number would be 2e-3 / √n."""
+def test_rounding_is_averaged_over_rows_and_spares_the_diagonal() -> None:
+    """That of one bfloat16 per number would be 2e-3 / √n."""
     x = np.random.default_rng(0).standard_normal((8192, 96)).astype(np.float32)
-    for n, allowed in ((64, 5e-6), (1024, 1.5e-6), (8192, 6e-7)):
+    for n, allowed in ((64, 5e-6), (1024, 1.5e-6), (8192, 4e-7)):
         _, found = product(x, np.arange(n), np.zeros(96))
-        wrong = correlations(found, np.triu(x[:n].astype(np.float64).T @ x[:n].astype(np.float64)))
-        assert np.abs(wrong).max() < allowed
-        assert np.abs(np.diagonal(wrong).mean()) < allowed / 4
+        wrong = np.abs(correlations(found, np.triu(x[:n].astype(np.float64).T @ x[:n].astype(np.float64))))
+        assert wrong.max() < allowed
+        assert np.diagonal(wrong).max() < 4e-7
 
 
 @needs_tiles
@@ -100,7 +100,7 @@ def test_spectra_are_those_without_tiles(dtype: str, offset: float, monkeypatch:
     for g in range(2):
         rows = x[data.groups.ids == g].astype(np.float64)
         exact = np.linalg.eigvalsh(np.cov(rows.T, ddof=0))[::-1]
-        np.testing.assert_allclose(by_group.eigenvalues[g], exact[:20], rtol=1e-6 if dtype == "float32" else 1e-5)
+        np.testing.assert_allclose(by_group.eigenvalues[g], exact[:20], rtol=3e-7 if dtype == "float32" else 3e-6)
 
 
 @needs_tiles
