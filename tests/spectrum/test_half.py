@@ -104,7 +104,7 @@ def test_longer_products_lose_more(emulated: FakeCuda, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_spectra_of_float16_features(put: object, offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole route against float64, in one block and in many, groups mixed; and that it is the route taken."""
-    monkeypatch.setattr(_moments, "working_dtype", lambda source, work: "float32")
+    monkeypatch.setattr(_moments, "working_dtype", lambda source, work=0.0: "float32")
     added: list[int] = []
     add = HalfSums.add
     monkeypatch.setattr(HalfSums, "add", lambda self, pieces: added.append(sum(map(len, pieces))) or add(self, pieces))
@@ -123,7 +123,7 @@ def test_spectra_of_float16_features(put: object, offset: float, monkeypatch: py
 
 def test_features_unlike_the_sample(put: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Features that do not vary in the sample, vary little, or hold a value far beyond all of it."""
-    monkeypatch.setattr(_moments, "working_dtype", lambda source, work: "float32")
+    monkeypatch.setattr(_moments, "working_dtype", lambda source, work=0.0: "float32")
     x = features(3000, 30, offset=0.0)
     x[:, 0] = 5.0
     x[:, 1] = 0.0
@@ -139,7 +139,7 @@ def test_features_unlike_the_sample(put: object, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_value_that_is_not_finite_is_named(put: object, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_moments, "working_dtype", lambda source, work: "float32")
+    monkeypatch.setattr(_moments, "working_dtype", lambda source, work=0.0: "float32")
     x = features(900, 20, offset=0.0).astype(np.float16)
     x[641, 3] = value
     groups = Groups.from_arrays(np.arange(900) % 2)
