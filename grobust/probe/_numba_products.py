@@ -17,8 +17,8 @@ __all__ = ["FEW", "backward", "forward", "multiply", "multiply_back"]
 
 # Sums may be reordered, which vectorization needs; NaN and infinities keep their meaning.
 MATH = {"reassoc", "nsz", "arcp", "contract"}
-# Up to so many columns a tile beats BLAS; beyond, packing pays.
-FEW = 192 if get_host_cpu_features().get("avx512f", False) else 2
+# Up to so many columns a tile is as fast as BLAS or faster; beyond, packing pays.
+FEW = 64 if get_host_cpu_features().get("avx512f", False) else 2
 
 
 def multiply(weights: NDArray[Any], block: NDArray[Any], out: NDArray[Any]) -> None:

@@ -32,7 +32,7 @@ def top_vectors(matrix: NDArray[np.float32], k: int, *, tolerance: float) -> NDA
     Returns
     -------
     (m, k) float32, orthonormal but for rounding: of LAPACK where eigenvalues lie so close together that it is quicker;
-    None where the matrix has fewer dimensions.
+    None where new vectors are rounding before there are k, as of a matrix of few dimensions.
     """
     m = matrix.shape[0]
     limit = min(m, round(max(MOST * k, MOST_SHARE * m)))

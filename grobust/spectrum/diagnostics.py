@@ -26,12 +26,16 @@ __all__ = [
     "gaussian_error",
     "margin",
     "margin_gap",
+    "observed_error",
     "participation_ratio",
     "rankme",
     "spread_along",
     "stable_rank",
     "top_share",
 ]
+
+# Rows widened at once.
+BLOCK_ROWS = 4096
 
 Eigenvalues = Float[np.ndarray, " r"]
 
@@ -135,8 +139,18 @@ def margin(group: GroupGeometry, weight: Float[Array, " d"], bias: float) -> flo
 
 
 def gaussian_error(kappa: float) -> float:
-    """Φ(−κ): the error of the group if its features were Gaussian. Compare it with the observed error."""
+    """Φ(−κ): the error of the group if its features were Gaussian. Compare it with `observed_error`."""
     return NormalDist().cdf(-kappa) if not math.isnan(kappa) else math.nan
+
+
+def observed_error(features: Float[Array, "n d"], weight: Float[Array, " d"], bias: float) -> float:
+    """Share of the group's rows (n, d) with wᵀz + b ≤ 0, in float64; `gaussian_error` foretells it by two moments."""
+    xp = array_namespace(weight)
+    wrong = 0
+    for start in range(0, features.shape[0], BLOCK_ROWS):
+        scores = xp.astype(features[start : start + BLOCK_ROWS, :], xp.float64) @ xp.astype(weight, xp.float64)
+        wrong += int(xp.sum(xp.astype(scores + bias <= 0, xp.int64)))
+    return _ratio(wrong, features.shape[0])
 
 
 def margin_gap(minority: GroupGeometry, majority: GroupGeometry, weight: Float[Array, " d"], bias: float) -> MarginGap:

@@ -41,6 +41,7 @@ READINGS: Mapping[str, str] = {
     "spread along head": "wᵀΣw / ‖w‖²; at most λ1",
     "margin": "κ = (wᵀμ + b) / √(wᵀΣw)",
     "Gaussian error": "Φ(−κ)",
+    "observed error": "share of rows with wᵀz + b ≤ 0; compare with Φ(−κ)",
     "trace ratio": "tr Σ_min / tr Σ_maj",
     "margin gap": "κ_min − κ_maj",
     "margin gap, mean part": "of the margin gap, by the means",
@@ -151,6 +152,7 @@ class _Diagnosis:
     rng: np.random.Generator
     team: Threads
     cells: dict[int, GroupGeometry] = field(default_factory=dict)
+    errors: dict[int, float] = field(default_factory=dict)
     ranges: dict[tuple[str, str], tuple[float, float, int]] = field(default_factory=dict)
     parts: dict[int, list[_Part]] = field(default_factory=dict)
 
@@ -165,6 +167,9 @@ class _Diagnosis:
             if self.weight is not None and features.shape[1] != self.weight.shape[1]:
                 raise ShapeError(f"The head has {self.weight.shape[1]} features, the rows {features.shape[1]}.")
             self.cells[g] = group_geometry(features)
+            score = self._score(label, self.cells[g])
+            if score is not None:
+                self.errors[g] = of.observed_error(features, score.weight, score.bias)
             if g == majority:
                 self._draw(pairs[0][0], features)
 
@@ -200,6 +205,10 @@ class _Diagnosis:
             score = self._of_group(g, cell)
             drawn = [self._of_group(g, subset) for part in self.parts.get(g, []) for subset in part.subsets]
             found += _with_ranges(self.groups.names[g], score, drawn, cell)
+            if g in self.errors:
+                error = self.errors[g]
+                name = self.groups.names[g]
+                found.append(Diagnostic("observed error", name, error, cell.n, cell.dim, matched=error))
         for label in range(self.groups.n_classes):
             for minority, majority, against in pairs_of_class(self.groups, label):
                 if minority in self.cells and majority in self.cells:
@@ -225,8 +234,8 @@ class _Diagnosis:
         towards = self._to_nearest_class(label)
         if towards is not None:
             made["alignment with class means"] = of.alignment(cell, towards)
-        if self.weight is not None and self.weight.shape[0] > 1:
-            score = class_score(self.weight, self.bias, label=label, mean=self.cells[g].mean)
+        score = self._score(label, self.cells[g])
+        if score is not None:
             kappa = of.margin(cell, score.weight, score.bias)
             made |= {
                 "alignment with head": of.alignment(cell, score.weight),
@@ -235,6 +244,11 @@ class _Diagnosis:
                 "Gaussian error": of.gaussian_error(kappa),
             }
         return made
+
+    def _score(self, label: int, cell: GroupGeometry) -> ClassScore | None:
+        if self.weight is None or self.weight.shape[0] < 2:
+            return None
+        return class_score(self.weight, self.bias, label=label, mean=cell.mean)
 
     def _to_nearest_class(self, label: int) -> Array:
         means = {y: mean for y in range(self.groups.n_classes) if (mean := self._class_mean(y)) is not None}
@@ -251,9 +265,7 @@ class _Diagnosis:
 
     def _of_pair(self, label: int, minority: int, majority: int, parts: Sequence[_Part]) -> list[Diagnostic]:
         small, large = self.cells[minority], self.cells[majority]
-        score = None
-        if self.weight is not None and self.weight.shape[0] > 1:
-            score = class_score(self.weight, self.bias, label=label, mean=small.mean)
+        score = self._score(label, small)
 
         def values(compared: tuple[GroupGeometry, GroupGeometry]) -> dict[str, float]:
             cell, large = compared

@@ -106,6 +106,19 @@ def test_gaussian_error_is_exact_for_gaussian_groups() -> None:
     assert math.isnan(of.alignment(g, np.zeros(5)))
 
 
+def test_observed_error_is_what_the_margin_foretells_of_gaussian_groups() -> None:
+    """Over several blocks of rows, within four standard errors of a proportion; not of groups with heavy tails."""
+    rng = np.random.default_rng(0)
+    x = rng.multivariate_normal([1.0, -0.5, 0], [[2, 0.4, 0], [0.4, 1, 0.1], [0, 0.1, 0.5]], size=20_000)
+    weight, bias = np.array([0.8, -0.3, 0.2]), -0.1
+    foretold = of.gaussian_error(of.margin(group_geometry(x), weight, bias))
+    assert of.observed_error(x, weight, bias) == np.mean(x @ weight + bias <= 0)
+    assert of.observed_error(x, weight, bias) == pytest.approx(foretold, abs=4 * (foretold / len(x)) ** 0.5)
+    heavy = np.where(rng.random((20_000, 1)) < 0.02, 20.0, 0.5) * rng.standard_normal((20_000, 1)) + 1.5
+    foretold = of.gaussian_error(of.margin(group_geometry(heavy), np.ones(1), 0.0))
+    assert of.observed_error(heavy, np.ones(1), 0.0) < foretold / 3
+
+
 def test_margin_gap_adds_up_and_sorts_its_parts() -> None:
     x = sample(300, 4, 5)
     weight, bias = np.array([1.0, 0.3, -0.2, 0.5]), 0.4
@@ -136,7 +149,7 @@ def test_diagnose_has_everything_with_n_and_null() -> None:
     found = diagnose(lambda g: data.features[data.groups.ids == g], data.groups, weight=weight, bias=bias, null=40)
     assert {d.name for d in found} == set(READINGS)
     assert {d.cell for d in found} == {"y0 / a0", "y0 / a1", "y1 / a1", "y0 / a1 | y0 / a0", "all"}
-    nulls = [d for d in found if d.cell.startswith("y0 / a1")]
+    nulls = [d for d in found if d.cell.startswith("y0 / a1") and d.name != "observed error"]
     assert all((d.n, d.dim, d.replicates) == (30, 20, 40) for d in nulls)
     inside = np.mean([d.null_low <= d.matched <= d.null_high for d in nulls if "align" not in d.name])
     assert inside > 0.6
@@ -147,6 +160,7 @@ def test_diagnose_has_everything_with_n_and_null() -> None:
     assert by_name["Gaussian error", "y0 / a1"] == pytest.approx(
         scipy.stats.norm.sf(-x[:, 0].mean() / x[:, 0].std()), rel=1e-6
     )
+    assert by_name["observed error", "y0 / a1"] == np.mean(x[:, 0] >= 0)
     with pytest.raises(ShapeError, match="head has 3"):
         diagnose(lambda g: data.features[data.groups.ids == g], data.groups, weight=np.zeros((2, 3)), bias=bias)
 
