@@ -116,7 +116,8 @@ def test_texts_end_in_the_weights_of_a_plain_loop(tmp_path: Path) -> None:
         assert_same_weights(result, plain_loop(data, backbone, s, decay_vectors=True))
 
 
-def test_pieces_of_a_batch_add_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_pieces_of_a_batch_add_up(clip_norm: float | None, tmp_path: Path) -> None:
     """Accumulation changes memory, not the update.
 
     By SGD, whose update is linear in the gradient: AdamW divides by it, and where it is nothing but rounding, which
@@ -125,7 +126,7 @@ def test_pieces_of_a_batch_add_up(tmp_path: Path) -> None:
     data, backbone = digits(), small_backbone()
     shared = {
         "balance": BalanceMethod.UPWEIGHTING, "max_steps": 12, "optimizer": FinetuneOptimizer.SGD, "momentum": 0.9,
-        "lr": 1e-2, "label_smoothing": 0.1, "clip_norm": 0.5,
+        "lr": 1e-2, "label_smoothing": 0.1, "clip_norm": clip_norm,
     }  # fmt: skip
     whole = finetune(data, backbone, settings(**shared), out=tmp_path / "whole")
     pieces = finetune(data, backbone, settings(**shared, accumulate=3), out=tmp_path / "pieces")
