@@ -19,7 +19,7 @@ from grobust.arrays import array_namespace
 from grobust.device._cuda import cuda
 from grobust.spectrum._half import HalfRoom, HalfSums, takes_halves
 from grobust.spectrum._products import Product, new_product, takes_tiles
-from grobust.spectrum._staging import Piece, first_rows, working_dtype
+from grobust.spectrum._staging import Piece, first_rows, require_finite, working_dtype
 from grobust.threads import Threads
 from grobust.typing import Array
 
@@ -214,6 +214,10 @@ def _centred(sums: _Sums) -> Moments:
     """Take the rest of the mean out of the products, in place."""
     if sums.half is not None:
         sums.total, sums.products = sums.half.finish()
+    xp = array_namespace(sums.products)
+    if not bool(xp.all(xp.isfinite(xp.linalg.diagonal(sums.products)))):
+        # Every number was finite, or its piece would have said so.
+        require_finite(())
     rest = sums.total / sums.n
     sums.products -= (sums.n * rest)[:, None] * rest[None, :]
     return Moments(sums.n, sums.shift + rest, sums.products, sums.rounded)

@@ -81,8 +81,9 @@ class _BlasProduct:
         if not isinstance(self._product, np.ndarray):
             products += self._product
             return
-        for start, stop in row_chunks(self._product.shape[0], PANEL):
-            products[start:stop, start:] += self._product[start:stop, start:]
+        with np.errstate(invalid="ignore"):
+            for start, stop in row_chunks(self._product.shape[0], PANEL):
+                products[start:stop, start:] += self._product[start:stop, start:]
 
 
 class _TileProduct:

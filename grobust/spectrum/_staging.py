@@ -119,14 +119,18 @@ def coarse_and_fine(shift: Array) -> tuple[Array, Array]:
 
 
 def addresses(pieces: Iterable[Piece]) -> Iterator[tuple[NDArray[np.int64], bool, NDArray[np.floating]]]:
-    """Of float16 and float32 pieces: addresses of their rows, whether they are float16, and the array that they are in.
+    """Of pieces in memory: addresses of their rows, whether these are float16 or else float32, and where they lie.
 
-    A row's numbers lie side by side; addresses hold as long as the array lives.
+    A row's numbers lie side by side; addresses hold as long as the array lives. Blocks may differ in dtype and strides:
+    rows of any other kind are copied.
     """
     for piece in pieces:
         source, rows = piece.source, piece.rows
-        if source.strides[1] != source.itemsize:
-            source, rows = np.ascontiguousarray(np.take(source, rows, axis=0)), np.arange(rows.size)
+        plain = source.dtype in (np.float16, np.float32)
+        if not plain or source.strides[1] != source.itemsize:
+            taken = np.take(source, rows, axis=0)
+            source = np.ascontiguousarray(taken, dtype=taken.dtype if plain else np.float32)
+            rows = np.arange(rows.size)
         yield source.ctypes.data + rows * source.strides[0], source.dtype == np.float16, source
 
 

@@ -78,6 +78,21 @@ def test_rows_of_any_stride_are_read() -> None:
 
 
 @needs_tiles
+@pytest.mark.parametrize("dtype", [">f4", "<f8", ">f2", "<f2", "<i4"])
+def test_blocks_of_another_dtype_than_the_first_are_read_as_what_they_are(dtype: str) -> None:
+    """The first piece decides for tiles; what follows is not taken for the same bytes."""
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(-9, 9, (50, 64)).astype(np.float32), rng.integers(-9, 9, (70, 64)).astype(dtype)
+    made = new_product(first, "float32", rows=120, tiles=True)
+    pieces = [Piece(x, np.arange(len(x)), np.arange(len(x))) for x in (first, second)]
+    total, out = made.form(pieces, np.zeros(64)), np.zeros((64, 64))
+    made.add_to(out)
+    both = np.concatenate([first, second]).astype(np.float64)
+    np.testing.assert_array_equal(total, both.sum(axis=0))
+    np.testing.assert_array_equal(np.triu(out), np.triu(both.T @ both))
+
+
+@needs_tiles
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("offset", [0.0, 300.0])
 def test_spectra_are_those_without_tiles(dtype: str, offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +124,17 @@ def test_a_row_that_is_not_finite_is_named() -> None:
     x[321, 7] = np.inf
     with pytest.raises(ShapeError, match="Row 321 of the features is not finite"):
         product(x, np.arange(500), np.zeros(32))
+
+
+@pytest.mark.parametrize("tiles", [pytest.param(True, marks=needs_tiles), False])
+def test_squares_beyond_float32_are_an_error(tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one of LAPACK's."""
+    monkeypatch.setattr(_moments, "takes_tiles", takes_tiles if tiles else lambda *_: False)
+    monkeypatch.setattr(_moments, "working_dtype", lambda *_, **__: "float32")
+    data = gaussian_groups((6_000, 60, 60, 60), 32, seed=1)
+    x = (1e25 * data.features).astype(np.float32)
+    with pytest.raises(ShapeError, match="too large for sums of their squares"):
+        stream_spectra([(x, np.arange(len(x)))], groups=data.groups, dim=32, rank=2, keep=True)
 
 
 @needs_tiles
