@@ -55,6 +55,7 @@ DOORS = {
         "probe._numba_products",
         "probe._numba_rows",
         "probe._numba_solver",
+        "probe._tile_passes",
     },
     "sklearn": {"classifier", "methods.pseudo_groups"},
     "typer": set(),

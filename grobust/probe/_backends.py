@@ -7,7 +7,8 @@ from grobust.device._cuda import cuda
 from grobust.device._interface import chunk_rows
 from grobust.probe._cuda_passes import MOST_COLUMNS, CudaPasses
 from grobust.probe._design import Design
-from grobust.probe._passes import ArrayPasses, HostPasses, Passes
+from grobust.probe._host_passes import HostPasses
+from grobust.probe._passes import ArrayPasses, Passes
 from grobust.probe._weights import WeightTable
 from grobust.threads import Threads
 from grobust.typing import Array

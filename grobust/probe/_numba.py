@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from grobust.probe._numba_products import backward, forward
-from grobust.probe._numba_rows import as_float, bits
+from grobust.probe._numba_rows import as_float, bits, pattern
 
 __all__ = [
     "advance",
@@ -29,6 +29,7 @@ MATH = {"reassoc", "nsz", "arcp", "contract"}
 LOG2_E = np.float32(1.4426950408889634)
 # ln 2 in two parts, the first with trailing zeros, so that k times it is exact.
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+LN2 = np.float32(0.6931471805599453)
 SMALLEST = np.float32(-87.0)
 CODES = 256
 
@@ -66,104 +67,124 @@ def _log1p(e: Any) -> Any:
     return p * s
 
 
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH, inline="always")
+def _log1p_of_any(x: Any) -> Any:
+    """log(1 + x) for x ≥ 0: k ln 2 and the series of 1 + x = 2^k (1 + e)."""
+    t = np.float32(1) + x
+    k = (pattern(t) >> np.int32(23)) - np.int32(127)
+    e = t * bits((np.int32(127) - k) << np.int32(23)) - np.float32(1)
+    return np.float32(k) * LN2 + _log1p(x if k == 0 else e)
+
+
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
 def advance(
-    z: Any, dz: Any, step: Any, new: Any, offset: Any, labels: Any, weights: Any, weighting: Any, lo: int,
+    z: Any, dz: Any, slots: Any, step: Any, new: Any, offset: Any, labels: Any, weights: Any, weighting: Any,
     residual: Any, sums: Any, work: Any,
 ) -> None:  # fmt: skip
     """Take the last step, store the new direction's logits, and evaluate at a step of 1 along it.
 
     Parameters
     ----------
-    z, dz : (K, c, n) float32, updated in columns lo … lo + r: z += step · dz, dz = new + offset
+    z, dz : (S, c, r or more) float32, of a block's r rows, updated: z += step · dz, dz = new + offset
+    slots : (K) int64, where in them each head's are
     step : (K) float32; new : (K, c, r) float32; offset : (K, c) float32
     labels : (r) int32; weights : (U, r) float32; weighting : (K), the row of `weights` of each head
     residual : (K, c, r) float32, out
     sums : (K, 2 + c) float64, added to: loss, slope along dz, and residual sums
-    work : (3, r) float32
+    work : (3, r or more) float32
     """
     heads, columns, rows = new.shape
     for k in range(heads):
-        t = step[k]
+        t, s = step[k], slots[k]
         for c in range(columns):
             shift = offset[k, c]
             for i in range(rows):
                 d = new[k, c, i] + shift
-                z[k, c, lo + i] += t * dz[k, c, lo + i]
-                dz[k, c, lo + i] = d
-                residual[k, c, i] = z[k, c, lo + i] + d
+                z[s, c, i] += t * dz[s, c, i]
+                dz[s, c, i] = d
+                residual[k, c, i] = z[s, c, i] + d
         _residuals(k, residual, labels, weights[weighting[k]], sums, work)
-        sums[k, 1] += _slope(residual[k], dz[k], lo)
+        sums[k, 1] += _slope(residual[k], dz[s])
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
 def evaluate(
-    z: Any, dz: Any, heads: Any, step: Any, labels: Any, weights: Any, weighting: Any, lo: int, residual: Any,
-    sums: Any, work: Any,
+    z: Any, dz: Any, slots: Any, step: Any, labels: Any, weights: Any, weighting: Any, residual: Any, sums: Any,
+    work: Any,
 ) -> None:  # fmt: skip
-    """The same at z + step · dz, for the listed heads; nothing is stored but residual and sums."""
-    _, columns, rows = residual.shape
-    for j in range(heads.size):
-        k = heads[j]
+    """The same at z + step · dz; nothing is stored but residual and sums."""
+    heads, columns, rows = residual.shape
+    for k in range(heads):
+        s = slots[k]
         for c in range(columns):
             for i in range(rows):
-                residual[j, c, i] = z[k, c, lo + i] + step[j] * dz[k, c, lo + i]
-        _residuals(j, residual, labels, weights[weighting[k]], sums, work)
-        sums[j, 1] += _slope(residual[j], dz[k], lo)
+                residual[k, c, i] = z[s, c, i] + step[k] * dz[s, c, i]
+        _residuals(k, residual, labels, weights[weighting[k]], sums, work)
+        sums[k, 1] += _slope(residual[k], dz[s])
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
-def _slope(residual: Any, dz: Any, lo: int) -> Any:
-    """Σ residual (c, r) · dz (c, n), from column lo on."""
+def _slope(residual: Any, dz: Any) -> Any:
+    """Σ residual (c, r) · dz (c, r or more)."""
     columns, rows = residual.shape
     total = 0.0
     for c in range(columns):
         for i in range(rows):
-            total += np.float64(residual[c, i]) * np.float64(dz[c, lo + i])
+            total += np.float64(residual[c, i]) * np.float64(dz[c, i])
     return total
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=MATH)
 def _residuals(k: int, residual: Any, labels: Any, weights: Any, sums: Any, work: Any) -> None:
-    """Turn logits, given in `residual`, into weighted residuals; add up loss and residuals."""
+    """Turn logits, given in `residual`, into weighted residuals; add up loss and residuals.
+
+    A row's class has the residual −Σ of the others' probabilities, and its loss log(1 + their exponentials): digits
+    that 1 − p and log p do not have where p is almost 1.
+    """
     _, columns, rows = residual.shape
     loss = 0.0
     if columns == 1:
         total = 0.0
         for i in range(rows):
-            z, y, w = residual[k, 0, i], np.float32(labels[i]), weights[i]
+            z, w = residual[k, 0, i], weights[i]
+            # The logit of the other class: probabilities near 1 less 1 would be rounding.
+            sign = np.float32(1 - 2 * labels[i])
+            other = sign * z
             e = _exp(-abs(z))
             inverse = np.float32(1) / (np.float32(1) + e)
-            r = ((inverse if z >= 0 else e * inverse) - y) * w
+            r = (inverse if other >= 0 else e * inverse) * sign * w
             residual[k, 0, i] = r
-            loss += np.float64((_log1p(e) + max(z, np.float32(0)) - y * z) * w)
+            loss += np.float64((_log1p(e) + max(other, np.float32(0))) * w)
             total += np.float64(r)
         sums[k, 0] += loss
         sums[k, 2] += total
         return
-    largest, exponentials, target = work[0], work[1], work[2]
+    largest, others, target = work[0], work[1], work[2]
     for i in range(rows):
         largest[i] = residual[k, 0, i]
-        exponentials[i] = np.float32(0)
+        others[i] = np.float32(0)
     for c in range(1, columns):
         for i in range(rows):
             largest[i] = max(largest[i], residual[k, c, i])
     for c in range(columns):
         for i in range(rows):
             shifted = residual[k, c, i] - largest[i]
+            e = _exp(shifted)
             if labels[i] == c:
                 target[i] = shifted
-            e = _exp(shifted)
-            exponentials[i] += e
+            else:
+                others[i] += e
             residual[k, c, i] = e
     for i in range(rows):
-        loss += np.float64((np.log(exponentials[i]) - target[i]) * weights[i])
-        exponentials[i] = weights[i] / exponentials[i]
+        own = _exp(target[i])
+        beyond_one = others[i] if target[i] == 0 else others[i] + own - np.float32(1)
+        loss += np.float64((_log1p_of_any(beyond_one) - target[i]) * weights[i])
+        largest[i] = weights[i] / (others[i] + own)
     sums[k, 0] += loss
     for c in range(columns):
         total = 0.0
         for i in range(rows):
-            r = residual[k, c, i] * exponentials[i] - (weights[i] if labels[i] == c else np.float32(0))
+            r = (-others[i] if labels[i] == c else residual[k, c, i]) * largest[i]
             residual[k, c, i] = r
             total += np.float64(r)
         sums[k, 2 + c] += total

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-__all__ = ["as_float", "bits", "gathered", "moments", "shifted", "widened"]
+__all__ = ["as_float", "bits", "gathered", "moments", "pattern", "shifted", "widened"]
 
 # Sums may be reordered, which vectorization needs; NaN and infinities keep their meaning.
 MATH = {"reassoc", "nsz", "arcp", "contract"}
@@ -27,6 +27,16 @@ def bits(typingctx: Any, integer: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.int32), build
+
+
+@intrinsic
+def pattern(typingctx: Any, number: Any) -> Any:
+    """The bits of a float32 as an int32."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), build
 
 
 def _value(x: Any) -> Any:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from grobust.threads import Threads
 
-__all__ = ["places", "two_loop"]
+__all__ = ["cholesky", "places", "two_loop"]
 
 # Sums may be reordered, which vectorization needs; NaN and infinities keep their meaning.
 MATH = {"reassoc", "nsz", "arcp", "contract"}
@@ -115,3 +115,15 @@ def _recursion(addresses: Any, inverse: Any, g: Any, pg: Any, start: int, stop: 
         for p in range(pairs):
             beta = inverse[p, k] * _dot(_at(addresses[p, 1], g.shape)[k], r)
             _add(alphas[p] - beta, _at(addresses[p, 0], g.shape)[k], r)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def cholesky(matrix: Any) -> Any:
+    """Lower factor of a symmetric matrix (d, d) of finite numbers, in its dtype; threads can factor side by side.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the matrix is not positive definite.
+    """
+    return np.linalg.cholesky(matrix)

@@ -40,16 +40,20 @@ def losses(logits: Array, labels: Array, weights: Array) -> tuple[Array, Array]:
     xp = array_namespace(logits)
     if logits.shape[1] == 1:
         z = logits[:, 0, :]
-        y = xp.astype(labels, z.dtype)[None, :]
-        small = xp.exp(-xp.abs(z))
-        loss = xp.log1p(small) + xp.maximum(z, xp.zeros_like(z)) - y * z
-        probability = xp.where(z >= 0, xp.ones_like(z), small) / (1 + small)
-        return xp.sum(loss * weights, axis=1, dtype=xp.float64), ((probability - y) * weights)[:, None, :]
-    largest = xp.max(logits, axis=1, keepdims=True)
-    exponentials = xp.exp(logits - largest)
-    total = xp.sum(exponentials, axis=1, keepdims=True)
+        # The logit of the other class: its probability has the digits that 1 − p has not where p is almost 1.
+        sign = 1 - 2 * xp.astype(labels, z.dtype)[None, :]
+        other, small = sign * z, xp.exp(-xp.abs(z))
+        loss = xp.log1p(small) + xp.maximum(other, xp.zeros_like(z))
+        wrong = xp.where(other >= 0, xp.ones_like(z), small) / (1 + small)
+        return xp.sum(loss * weights, axis=1, dtype=xp.float64), (sign * wrong * weights)[:, None, :]
     classes = xp.arange(logits.shape[1], dtype=labels.dtype, device=labels.device)
     target = xp.astype(classes[:, None] == labels[None, :], logits.dtype)[None, :, :]
-    loss = (xp.log(total) + largest)[:, 0, :] - xp.sum(logits * target, axis=1)
-    residual = (exponentials / total - target) * weights[:, None, :]
+    shifted = logits - xp.max(logits, axis=1, keepdims=True)
+    exponentials = xp.exp(shifted)
+    own, at_target = (xp.sum(part * target, axis=1, keepdims=True) for part in (exponentials, shifted))
+    exponentials = exponentials * (1 - target)
+    others = xp.sum(exponentials, axis=1, keepdims=True)
+    beyond_one = xp.where(at_target < 0, others + own - 1, others)
+    loss = (xp.log1p(beyond_one) - at_target)[:, 0, :]
+    residual = (exponentials - others * target) / (others + own) * weights[:, None, :]
     return xp.sum(loss * weights, axis=1, dtype=xp.float64), residual

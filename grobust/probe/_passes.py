@@ -10,22 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grobust.arrays import array_namespace, to_numpy
-from grobust.probe import _numba
 from grobust.probe._design import Design
-from grobust.probe._numba_passes import advance_rows
-from grobust.probe._numba_products import FEW, multiply, multiply_back
 from grobust.probe._objective import losses
 from grobust.probe._weights import WeightTable
-from grobust.threads import Threads
 from grobust.typing import Array
 
-__all__ = ["CURVATURE_HEADS", "ArrayPasses", "Evaluation", "HostPasses", "Passes", "WithMoments"]
+__all__ = [
+    "CURVATURE_HEADS", "ArrayPasses", "Evaluation", "Passes", "WithMoments", "mean_curvature", "some_heads",
+]  # fmt: skip
 
 
-# Features of a block, so that it stays in a core's cache from the first product to the second.
-BLOCK_NUMBERS = 400_000
-# A compiled pass has smaller blocks for few columns; adding up a block's products costs as much as a few rows.
-SMALL_BLOCK_NUMBERS, ROWS_PER_COLUMN = 100_000, 8
 # Heads whose curvature is averaged for the preconditioner.
 CURVATURE_HEADS = 16
 
@@ -70,165 +64,6 @@ class WithMoments(Protocol):
     def moments(self, stride: int) -> tuple[Array, Array]:
         """(d, d) float32 mean Hessian of the running heads on standardized features, the intercepts' part taken out,
         and its second derivative () by the intercept, from every stride-th row."""
-
-
-class HostPasses:
-    """float32 products and compiled stage on several threads; sums in float64."""
-
-    def __init__(
-        self, design: Design, labels: NDArray[Any], weights: WeightTable, columns: int, threads: Threads, block: int
-    ) -> None:
-        self._design, self._labels, self._threads = design, labels.astype(np.int32), threads
-        # A block of wide rows has fewer of them, and few rows are shared out evenly.
-        self._block = max(4, min(block, BLOCK_NUMBERS // design.features.shape[1], -(-labels.size // threads.count)))
-        self._weights = weights
-        self._values = weights.values.astype(np.float32)
-        self._dense = weights.dense.astype(np.float32)
-        self._compiled = _for_compiled(design.features)
-        shape = (weights.weighting.size, columns, labels.size)
-        self._z, self._dz = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
-        self._step = np.zeros(shape[0], dtype=np.float32)
-
-    @property
-    def weighting(self) -> NDArray[Any]:
-        return self._weights.weighting
-
-    def advance(self, direction: NDArray[Any]) -> Evaluation:
-        small, offset = self._design.fold(direction)
-        heads, columns, d = small.shape
-        flat = np.ascontiguousarray(small, dtype=np.float32).reshape(heads * columns, d)
-        shift = offset.astype(np.float32)
-        step, self._step = self._step, np.zeros(heads, dtype=np.float32)
-        if self._compiled is not None and heads * columns <= FEW:
-            return self._advance_compiled(self._compiled, flat, shift, step)
-
-        def stage(block: NDArray[Any], lo: int, scratch: _Scratch, sums: NDArray[Any]) -> NDArray[Any]:
-            rows = block.shape[0]
-            new, residual = scratch.new(rows), scratch.residual(rows)
-            multiply(flat, block, new.reshape(heads * columns, rows))
-            _numba.advance(
-                self._z, self._dz, step, new, shift, self._labels[lo : lo + rows], self._row_weights(lo, scratch, rows),
-                self._weights.weighting, lo, residual, sums, scratch.work,
-            )  # fmt: skip
-            return residual
-
-        return self._over_blocks(stage, heads, gradient=True)
-
-    def _advance_compiled(
-        self, features: NDArray[Any], flat: NDArray[Any], shift: NDArray[Any], step: NDArray[Any]
-    ) -> Evaluation:
-        (heads, columns, n), d, centre = self._z.shape, flat.shape[1], self._design.shift
-        block = max(4, min(self._block, max(SMALL_BLOCK_NUMBERS // d, ROWS_PER_COLUMN * flat.shape[0])))
-
-        def work(start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any]]:
-            sums, total = np.zeros((heads, 2 + columns)), np.zeros(flat.shape)
-            advance_rows(
-                features, start, stop, block, flat, np.zeros(0, dtype=np.float32) if centre is None else centre,
-                self._z, self._dz, step, shift, self._labels, self._weights.codes, self._values, self._dense,
-                self._weights.weighting, sums, total,
-            )  # fmt: skip
-            return sums, total
-
-        return self._reduced(self._threads.ranges(work, n, block), gradient=True)
-
-    def evaluate(self, heads: NDArray[Any], step: NDArray[Any], *, gradient: bool) -> Evaluation:
-        steps = step.astype(np.float32)
-
-        def stage(block: NDArray[Any], lo: int, scratch: _Scratch, sums: NDArray[Any]) -> NDArray[Any]:
-            rows = block.shape[0]
-            residual = scratch.residual(rows)
-            _numba.evaluate(
-                self._z, self._dz, heads, steps, self._labels[lo : lo + rows], self._row_weights(lo, scratch, rows),
-                self._weights.weighting, lo, residual, sums, scratch.work,
-            )  # fmt: skip
-            return residual
-
-        return self._over_blocks(stage, heads.size, gradient=gradient)
-
-    def take(self, step: NDArray[Any]) -> None:
-        self._step = step.astype(np.float32)
-
-    def keep(self, heads: NDArray[Any]) -> None:
-        self._z, self._dz = self._threads.map(lambda logits: logits[heads], [self._z, self._dz])
-        self._step = self._step[heads]
-        self._weights = self._weights.take(heads)
-
-    def curvature(self, stride: int) -> NDArray[Any]:
-        heads = _some(self._z.shape[0])
-        z = self._z[heads, :, ::stride] + self._step[heads, None, None] * self._dz[heads, :, ::stride]
-        return mean_curvature(z, self._weights, heads, stride)
-
-    def _row_weights(self, lo: int, scratch: "_Scratch", rows: int) -> NDArray[Any]:
-        coded = self._values.shape[0]
-        out = scratch.weights(rows)
-        _numba.expand(self._weights.codes, self._values, lo, out[:coded])
-        if self._dense.shape[0]:
-            out[coded:] = self._dense[:, lo : lo + rows]
-        return out
-
-    def _over_blocks(self, stage: Any, heads: int, *, gradient: bool) -> Evaluation:
-        n, d = self._design.features.shape
-        columns = self._z.shape[1]
-
-        def work(start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any]]:
-            scratch = _Scratch(heads, columns, self._weights.support.size, self._block)
-            room = np.empty((self._block, d), dtype=np.float32) if self._design.shift is not None else None
-            sums = np.zeros((heads, 2 + columns))
-            total = np.zeros((heads * columns, d) if gradient else (0, d))
-            product = np.empty(total.shape, dtype=np.float32)
-            for lo in range(start, stop, self._block):
-                hi = min(lo + self._block, stop)
-                block = self._design.block(lo, hi, room) if gradient else np.empty((hi - lo, 0))
-                residual = stage(block, lo, scratch, sums)
-                if gradient:
-                    multiply_back(residual.reshape(heads * columns, hi - lo), block, product)
-                    total += product
-            return sums, total
-
-        return self._reduced(self._threads.ranges(work, n, self._block), gradient=gradient)
-
-    def _reduced(self, parts: list[tuple[NDArray[Any], NDArray[Any]]], *, gradient: bool) -> Evaluation:
-        """Sums (h, 2 + c) and products (h c, d) of the threads, as an evaluation."""
-        (sums, total), *others = parts
-        for more_sums, more in others:
-            sums += more_sums
-            total += more
-        if not gradient:
-            return Evaluation(sums[:, 0], sums[:, 1], None)
-        heads, columns = sums.shape[0], self._z.shape[1]
-        total = total.reshape(heads, columns, -1)
-        return Evaluation(sums[:, 0], sums[:, 1], self._design.unfold(total, sums[:, 2:]))
-
-
-def _for_compiled(features: Any) -> NDArray[Any] | None:
-    """Features as `advance_rows` takes them, or None if it cannot."""
-    if not isinstance(features, np.ndarray) or not features.flags.c_contiguous:
-        return None
-    if features.dtype == np.float16:
-        return features.view(np.int16)
-    return features if features.dtype == np.float32 else None
-
-
-class _Scratch:
-    """Work arrays of one thread, cut to a block's rows without gaps."""
-
-    def __init__(self, heads: int, columns: int, weightings: int, block: int) -> None:
-        self._shape = (heads, columns)
-        self._weightings = weightings
-        self._new, self._residual = np.empty((2, heads * columns * block), dtype=np.float32)
-        self._weights = np.empty(weightings * block, dtype=np.float32)
-        self.work = np.empty((3, block), dtype=np.float32)
-
-    def new(self, rows: int) -> NDArray[Any]:
-        heads, columns = self._shape
-        return self._new[: heads * columns * rows].reshape(heads, columns, rows)
-
-    def residual(self, rows: int) -> NDArray[Any]:
-        heads, columns = self._shape
-        return self._residual[: heads * columns * rows].reshape(heads, columns, rows)
-
-    def weights(self, rows: int) -> NDArray[Any]:
-        return self._weights[: self._weightings * rows].reshape(self._weightings, rows)
 
 
 class ArrayPasses:
@@ -285,7 +120,7 @@ class ArrayPasses:
         self._weights = self._weights.take(heads)
 
     def curvature(self, stride: int) -> NDArray[Any]:
-        heads = _some(self._z.shape[0])
+        heads = some_heads(self._z.shape[0])
         z = self._z[heads, :, ::stride] + self._step[heads][:, None, None] * self._dz[heads, :, ::stride]
         return mean_curvature(to_numpy(z), self._weights, heads, stride)
 
@@ -317,7 +152,7 @@ class ArrayPasses:
         return Evaluation(loss, slope, self._design.unfold(product, ones))
 
 
-def _some(heads: int) -> slice:
+def some_heads(heads: int) -> slice:
     """At most `CURVATURE_HEADS` heads, evenly spaced."""
     return slice(None, None, -(-heads // CURVATURE_HEADS))
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, get_blas_funcs
+from scipy.linalg import cho_solve, get_blas_funcs
 
 from grobust.arrays import array_namespace, on_cuda
 from grobust.device._cuda import cuda
 from grobust.probe._cuda_solver import shared_product
 from grobust.probe._design import Design
+from grobust.probe._moments import new_moments
+from grobust.probe._numba_products import multiply, multiply_back
+from grobust.probe._numba_solver import cholesky
 from grobust.probe._passes import Passes, WithMoments
 from grobust.threads import Threads
 from grobust.typing import Array
@@ -25,8 +28,11 @@ Preconditioner = Callable[[Array, NDArray[Any]], Array]
 MAX_REFERENCES = 8
 # Keeps the factorization going where features are collinear and λ is tiny, as a share of the mean diagonal.
 RIDGE, MAX_RIDGES = 1e-6, 12
-# Up to so many right-hand sides, one after another is faster than all together.
+# Up to so many heads, solutions with a factor are cheaper than its inverse and products; and up to so many right-hand
+# sides, one after another is faster than all together.
 FEW = 4
+# Rows of a triangle that is inverted in one piece.
+INVERTED_AT_ONCE = 96
 # Rows of which a copy on a device adds to the moments at a time.
 MOMENT_ROWS = 1 << 16
 # On the host at least so many, so that rows gathered from a store are never held whole.
@@ -60,15 +66,14 @@ def build(
     piece = max(HOST_MOMENT_ROWS, inverse.shape[0]) if isinstance(design.mean, np.ndarray) else MOMENT_ROWS
 
     def part(start: int, stop: int) -> tuple[Array, Array]:
-        first, moments = xp.zeros_like(inverse), xp.zeros((inverse.shape[0],) * 2, dtype=inverse.dtype)
+        first, moments = xp.zeros_like(inverse), new_moments(inverse)
         for lo in range(start, stop, piece):
             hi = min(lo + piece, stop)
             weight = xp.asarray(curvature[lo:hi], dtype=design.compute)
             block = design.rows(int(rows[lo]), int(rows[hi - 1]) + 1, stride)
-            scaled = block * xp.sqrt(weight)[:, None]
             first += weight @ block
-            moments += scaled.T @ scaled
-        return first, moments
+            moments.add(block * xp.sqrt(weight)[:, None])
+        return first, moments.total()
 
     if isinstance(design.mean, np.ndarray):
         parts: Iterator[tuple[Array, Array]] = iter(threads.ranges(part, rows.size, -(-rows.size // threads.count)))
@@ -101,7 +106,7 @@ def shared_inverse(
     strengths, of_given = references(l2)
     nearest = np.empty(int(heads.max()) + 1, dtype=np.int64)
     nearest[heads] = of_given
-    d = moments.shape[0]
+    d, few = moments.shape[0], heads.size <= FEW
     ridge = RIDGE * float(xp.linalg.trace(moments)) / d
     if on_cuda(moments):
         narrow = xp.astype(moments, xp.float32)
@@ -116,8 +121,8 @@ def shared_inverse(
             matrix = moments.copy()
             matrix[np.diag_indices(d)] += strength + share
             try:
-                # The transpose of a symmetric matrix is in the order that LAPACK factors without a copy.
-                return cholesky(matrix.T, lower=True, check_finite=False, overwrite_a=True)
+                lower = cholesky(matrix)
+                return lower if few else _inverse(lower)
             except np.linalg.LinAlgError:
                 # Rounding of a large eigenvalue can exceed the ridge where many features are collinear.
                 share *= 10
@@ -135,7 +140,8 @@ def shared_inverse(
             own = gradient if chosen.size == of.size else xp.take(gradient, xp.asarray(chosen), axis=0)
             columns = xp.reshape(own[:, :, :-1], (-1, d))
             if host:
-                solved = _solved(factors[r], columns.astype(factors[r].dtype))
+                narrow = np.ascontiguousarray(columns, dtype=factors[r].dtype)
+                solved = _solved(factors[r], narrow) if few else _product(factors[r], narrow)
             else:
                 solved = xp.astype(columns, factors[r].dtype) @ factors[r]
             solved = xp.reshape(xp.astype(solved, gradient.dtype), own[:, :, :-1].shape)
@@ -150,9 +156,38 @@ def shared_inverse(
     return apply
 
 
-def _solved(factor: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+def _solved(lower: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
     """(M, d) solutions for the rows of `right`, from a lower Cholesky factor."""
+    # The transpose is in the order that LAPACK reads without a copy.
+    upper = lower.T
     if right.shape[0] > FEW:
-        return np.asarray(cho_solve((factor, True), right.T, check_finite=False).T)
-    solve = get_blas_funcs("trsv", (factor,))
-    return np.stack([solve(factor, solve(factor, row, lower=1), lower=1, trans=1) for row in right])
+        return np.asarray(cho_solve((upper, False), right.T, check_finite=False).T)
+    solve = get_blas_funcs("trsv", (upper,))
+    return np.stack([solve(upper, solve(upper, row, trans=1)) for row in right])
+
+
+def _inverse(lower: NDArray[Any]) -> NDArray[Any]:
+    """The inverse of a lower triangle: for many right-hand sides products take a fraction of what solutions take, and
+    threads form them side by side, as SciPy's solutions hold the interpreter's lock."""
+    out = np.zeros_like(lower)
+
+    def invert(lo: int, hi: int) -> None:
+        if hi - lo <= INVERTED_AT_ONCE:
+            out[lo:hi, lo:hi] = np.linalg.inv(lower[lo:hi, lo:hi])
+            return
+        middle = (lo + hi) // 2
+        invert(lo, middle)
+        invert(middle, hi)
+        above, below = slice(lo, middle), slice(middle, hi)
+        np.negative(out[below, below] @ (lower[below, above] @ out[above, above]), out=out[below, above])
+
+    invert(0, len(lower))
+    return out
+
+
+def _product(inverse: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """(M, d) solutions for the rows of `right`, from the inverse of a lower Cholesky factor."""
+    half, out = np.empty_like(right), np.empty_like(right)
+    multiply(right, inverse, half)
+    multiply_back(half, inverse, out)
+    return out

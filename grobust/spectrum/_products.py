@@ -8,14 +8,13 @@ from numpy.typing import NDArray
 
 from grobust import matrix_tiles
 from grobust.arrays import array_namespace
+from grobust.matrix_tiles.second_moments import SecondMoments
 from grobust.spectrum._staging import Piece, addresses, coarse_and_fine, require_finite, row_chunks, stage
 from grobust.typing import Array
 
 __all__ = ["Product", "new_product", "takes_tiles"]
 
 PANEL = 128
-# Rows split and multiplied at once: from a core's second-level cache they are read many times.
-AT_ONCE = 128
 # The rounding of two bfloat16 per number is then averaged to less than 1e-7 of a variance.
 LEAST_ROWS = 4096
 
@@ -90,18 +89,13 @@ class _TileProduct:
     """Of float16 or float32 in memory, split into two bfloat16: see `matrix_tiles`. Sums are float32, as of BLAS."""
 
     def __init__(self, dim: int) -> None:
-        panels, steps = dim // matrix_tiles.SIDE, AT_ONCE // matrix_tiles.STEP_ROWS
-        numbers = matrix_tiles.PANEL_BYTES // 4
-        self._packed = matrix_tiles.aligned((panels, steps, numbers), np.int32)
-        self._panel = matrix_tiles.aligned((steps, numbers), np.int32)
-        self._sums = np.empty((panels * (panels + 1) // 2, numbers), np.float32)
-        self._squares = np.empty(dim)
+        self._moments = SecondMoments(dim)
 
     def form(self, pieces: Sequence[Piece], shift: NDArray[np.float64]) -> NDArray[np.float64]:
-        self._sums[:], self._squares[:] = 0, 0
+        self._moments.clear()
         total, parts = np.zeros(shift.shape), coarse_and_fine(shift)
         for rows, half, source in addresses(pieces):
-            matrix_tiles.add_rows(rows, half, *parts, total, self._squares, self._packed, self._panel, self._sums)
+            total += self._moments.add(rows, half, *parts)
             # Until here the addresses must hold.
             del source
         if not np.isfinite(total).all():
@@ -109,4 +103,4 @@ class _TileProduct:
         return total
 
     def add_to(self, products: NDArray[np.float64]) -> None:
-        matrix_tiles.unpack(self._sums, self._squares, products)
+        self._moments.add_to(products)

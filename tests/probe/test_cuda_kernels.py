@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from probe_problems import problem, row_weights, standardized
+from probe_problems import learnt_by_heart, problem, row_weights, standardized
 from shim_device import ShimDevice
 
 from grobust.arrays import to_numpy
@@ -115,6 +115,24 @@ def test_passes_equal_the_general_code(
                 passes.keep(kept)
                 reference.keep(kept)
                 table = table.take(kept)
+
+
+@pytest.mark.parametrize("k", [2, 3, 40])
+def test_rows_learnt_by_heart_keep_their_digits(device: Device, k: int) -> None:
+    """As on the host: residuals of probabilities near 1 are not what is left of 1 − p."""
+    x, y, w = learnt_by_heart(k)
+    xp, columns = device.xp, w.shape[1]
+    table = weight_table([np.random.default_rng(k).random(y.size)], ["a"], y, k)
+    with threads() as pool:
+        data = design(x, standardize=False, threads=pool, block_rows=256, small=0)
+        wide = design(x.astype(np.float64), standardize=False, threads=pool, block_rows=256)
+        passes = CudaPasses(device, moved(device, data), xp.asarray(y), table, columns, rows=512)
+        w = wide.centred(w)
+        found, expected = passes.advance(xp.asarray(w)), ArrayPasses(wide, y, table, columns, 256).advance(w)
+    np.testing.assert_allclose(to_numpy(found.loss), expected.loss, rtol=2e-5)
+    np.testing.assert_allclose(to_numpy(found.slope), expected.slope, rtol=2e-5)
+    largest = np.abs(expected.gradient).max()
+    np.testing.assert_allclose(to_numpy(found.gradient), expected.gradient, rtol=1e-4, atol=1e-5 * largest)
 
 
 def same(found: Evaluation, expected: Evaluation) -> None:

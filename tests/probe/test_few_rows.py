@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from grobust.probe import LBFGS, FitStatus, Head, _solver, fit_probes
 from grobust.probe._design import design
 from grobust.probe._few_rows import UNSEEN, from_few_rows
-from grobust.probe._passes import ArrayPasses, HostPasses
+from grobust.probe._host_passes import HostPasses
+from grobust.probe._passes import ArrayPasses
 from grobust.probe._precondition import references
 from grobust.probe._weights import weight_table
 from grobust.threads import threads

@@ -1,12 +1,13 @@
 """Probes against scikit-learn's optimum, finite differences, and properties of the objective."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probe_problems import objective, problem, row_weights, standardized
+from probe_problems import learnt_by_heart, objective, problem, row_weights, standardized
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
@@ -14,8 +15,9 @@ from grobust.arrays import to_numpy
 from grobust.errors import ConfigError, GroupError, ShapeError
 from grobust.probe import LBFGS, FitStatus, Head, _numba_products, fit_path, fit_probe, fit_probes
 from grobust.probe._design import design
+from grobust.probe._host_passes import HostPasses
 from grobust.probe._objective import losses
-from grobust.probe._passes import ArrayPasses, HostPasses
+from grobust.probe._passes import ArrayPasses
 from grobust.probe._solver import at_zero
 from grobust.probe._weights import weight_table
 from grobust.threads import threads
@@ -67,6 +69,27 @@ def test_residuals_are_derivatives(columns: int) -> None:
         step[index] = 1e-6
         upper, lower = losses(logits + step, labels, weights)[0], losses(logits - step, labels, weights)[0]
         assert residual[index] == pytest.approx((upper - lower)[index[0]] / 2e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("k", [2, 3, 7])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_rows_learnt_by_heart_keep_their_digits(k: int, compiled: bool) -> None:
+    """Where a class's probability is almost 1, float32's 1 − p is rounding and log p is 0; neither is used."""
+    x, y, w = learnt_by_heart(k)
+    columns, table = w.shape[1], weight_table([np.random.default_rng(k).random(y.size)], ["a"], y, k)
+    with threads() as pool:
+        wide = design(x.astype(np.float64), standardize=False, threads=pool, block_rows=256)
+        data = replace(wide, features=x, compute=np.float32, shift=wide.mean.astype(np.float32))
+        reference = ArrayPasses(wide, y, table, columns, 256)
+        passes = (
+            HostPasses(data, y, table, columns, pool, 256) if compiled else ArrayPasses(data, y, table, columns, 256)
+        )
+        found, expected = passes.advance(wide.centred(w)), reference.advance(wide.centred(w))
+    assert expected.loss[0] < 1e-3
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
+    np.testing.assert_allclose(found.slope, expected.slope, rtol=1e-5)
+    largest = np.abs(expected.gradient).max()
+    np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-4, atol=1e-5 * largest)
 
 
 def test_extreme_logits_stay_finite() -> None:

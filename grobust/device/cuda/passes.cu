@@ -64,10 +64,11 @@ extern "C" __global__ void stage_sigmoid(
         long long from = head * ldb + i;
         float d;
         float end = logit_at_end(z, dz, slot * ld + i, t, fresh, fresh_low, from, factor, shift, &d);
-        float w = weight_of(weights, which, i), y = labels[i];
+        // The logit of the other class: 1 - p would be rounding where p is almost 1.
+        float w = weight_of(weights, which, i), sign = 1.0f - 2.0f * labels[i], other = sign * end;
         float small = expf(-fabsf(end)), inverse = 1.0f / (1.0f + small);
-        float residual = ((end >= 0 ? inverse : small * inverse) - y) * w;
-        loss += (double)((log1pf(small) + fmaxf(end, 0.0f) - y * end) * w);
+        float residual = (other >= 0 ? inverse : small * inverse) * sign * w;
+        loss += (double)((log1pf(small) + fmaxf(other, 0.0f)) * w);
         slope += (double)residual * (double)d;
         total += (double)residual;
         write_residual(residual, from, grow, wide, high, low);
@@ -101,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(512, 2) stage_softmax(
     float* lane_slope = lane_sum + lanes * tile_rows;
     float* row_max = lane_slope + lanes * tile_rows;      // (rows) each
     float* row_factor = row_max + tile_rows;
-    float* row_target = row_factor + tile_rows;
+    float* row_target = row_factor + tile_rows;           // the class's logit, then the sum of the others
     float* row_direction = row_target + tile_rows;
     int head = blockIdx.y, slot = slots[head], which = weighting[head];
     int thread = thread_index(), threads = block_threads();
@@ -115,7 +116,8 @@ extern "C" __global__ void __launch_bounds__(512, 2) stage_softmax(
         bool active = i < rows;
         int label = active ? labels[i] : -1;
         float w = active ? weight_of(weights, which, i) : 0.0f;
-        // One walk over the logits: the largest, and sums of exponentials that follow it.
+        // One walk over the logits: the largest, and sums of exponentials that follow it, without the row's own class:
+        // digits that 1 - p would not have where p is almost 1.
         float largest = MINUS_INFINITY, sum = 0, sum_slope = 0;
         #pragma unroll 2
         for (int c = lane; c < (active ? columns : 0); c += lanes) {
@@ -129,8 +131,7 @@ extern "C" __global__ void __launch_bounds__(512, 2) stage_softmax(
             if (c == label) {
                 row_target[x] = end;
                 row_direction[x] = d;
-            }
-            if (end > largest) {
+            } else if (end > largest) {
                 float shrink = expf(largest - end);
                 sum = sum * shrink + 1.0f;
                 sum_slope = sum_slope * shrink + d;
@@ -146,17 +147,20 @@ extern "C" __global__ void __launch_bounds__(512, 2) stage_softmax(
         lane_slope[lane * tile_rows + x] = sum_slope;
         __syncthreads();
         if (lane == 0 && active) {
-            for (int l = 1; l < lanes; l++) largest = fmaxf(largest, lane_max[l * tile_rows + x]);
+            largest = row_target[x];
+            for (int l = 0; l < lanes; l++) largest = fmaxf(largest, lane_max[l * tile_rows + x]);
             sum = sum_slope = 0;
             for (int l = 0; l < lanes; l++) {
                 float shrink = expf(lane_max[l * tile_rows + x] - largest);
                 sum += lane_sum[l * tile_rows + x] * shrink;
                 sum_slope += lane_slope[l * tile_rows + x] * shrink;
             }
-            loss += (double)((logf(sum) - (row_target[x] - largest)) * w);
-            slope += (double)((sum_slope / sum - row_direction[x]) * w);
+            float target = row_target[x] - largest, own = expf(target), factor = w / (sum + own);
+            loss += (double)((log1pf(target < 0 ? sum + own - 1.0f : sum) - target) * w);
+            slope += (double)(sum_slope - sum * row_direction[x]) * (double)factor;
             row_max[x] = largest;
-            row_factor[x] = w / sum;
+            row_factor[x] = factor;
+            row_target[x] = sum;
         }
         __syncthreads();
         if (!residuals) continue;
@@ -164,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(512, 2) stage_softmax(
             float residual = 0;
             if (active) {
                 int column = head * columns + c;
-                residual = expf(tile[c * pitch + x] - row_max[x]) * row_factor[x] - (c == label ? w : 0.0f);
+                residual = (c == label ? -row_target[x] : expf(tile[c * pitch + x] - row_max[x])) * row_factor[x];
                 write_residual(residual, column * ldb + i, scale[head], wide, high, low);
             }
             tile[c * pitch + x] = residual;

@@ -9,7 +9,8 @@ __device__ inline float* place(int shared, unsigned char* room, long long* used,
     return found;
 }
 
-// Turn logits (c, batch) into weighted residuals; the loss of the rows of this thread.
+// Turn logits (c, batch) into weighted residuals; the loss of the rows of this thread. A row's class has minus the sum of
+// the others' probabilities: 1 - p would be rounding where p is almost 1.
 __device__ inline double residuals_of(
     float* residual, int columns, int batch, int size, const int* labels, const float* shares
 ) {
@@ -17,24 +18,25 @@ __device__ inline double residuals_of(
     for (int i = threadIdx.x; i < size; i += blockDim.x) {
         float w = shares[i];
         if (columns == 1) {
-            float z = residual[i], y = labels[i];
+            float z = residual[i], sign = 1.0f - 2.0f * labels[i], other = sign * z;
             float small = expf(-fabsf(z)), inverse = 1.0f / (1.0f + small);
-            residual[i] = ((z >= 0 ? inverse : small * inverse) - y) * w;
-            loss += (double)((log1pf(small) + fmaxf(z, 0.0f) - y * z) * w);
+            residual[i] = (other >= 0 ? inverse : small * inverse) * sign * w;
+            loss += (double)((log1pf(small) + fmaxf(other, 0.0f)) * w);
             continue;
         }
-        float largest = residual[i], sum = 0, target = 0;
+        float largest = residual[i], others = 0, target = 0;
         for (int c = 1; c < columns; c++) largest = fmaxf(largest, residual[c * batch + i]);
         for (int c = 0; c < columns; c++) {
             float shifted = residual[c * batch + i] - largest;
-            if (c == labels[i]) target = shifted;
             float e = expf(shifted);
-            sum += e;
+            if (c == labels[i]) target = shifted;
+            else others += e;
             residual[c * batch + i] = e;
         }
-        loss += (double)((logf(sum) - target) * w);
+        float own = expf(target), factor = w / (others + own);
+        loss += (double)((log1pf(target < 0 ? others + own - 1.0f : others) - target) * w);
         for (int c = 0; c < columns; c++)
-            residual[c * batch + i] = residual[c * batch + i] * (w / sum) - (c == labels[i] ? w : 0.0f);
+            residual[c * batch + i] = (c == labels[i] ? -others : residual[c * batch + i]) * factor;
     }
     return loss;
 }
