@@ -55,7 +55,9 @@ class _TileMoments:
         self._moments.add(places, False, self._shift, self._shift)
 
     def total(self) -> NDArray[np.float32]:
-        out = np.zeros((self._shift.size,) * 2)
-        self._moments.add_to(out)
-        upper = np.triu(out).astype(np.float32)
-        return upper + np.triu(upper, 1).T
+        wide = np.zeros((self._shift.size,) * 2)
+        self._moments.add_to(wide)
+        out = wide.astype(np.float32)
+        for i in range(1, len(out)):
+            out[i, :i] = out[:i, i]
+        return out
