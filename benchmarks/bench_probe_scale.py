@@ -84,10 +84,11 @@ def _child(folder: str, how: str, count: str, budget: str) -> None:
     ids = np.load(Path(folder) / "ids.npy")
     groups = Groups.from_arrays(ids // 2, ids % 2)
     # Compiled loops are loaded before the measurement: those for arrays and those for maps that are only read.
-    small = backbone_like(4_000, 24)
+    small = backbone_like(4_000, 32)
     for writeable in (True, False):
         small.features.flags.writeable = writeable
-        fit_probes(small.features, small.labels, [Head(l2=1e-3)], n_classes=2, standardize=False)
+        for many in (1, 16):
+            fit_probes(small.features, small.labels, [Head(l2=1e-3)] * many, n_classes=2, standardize=False)
     heads = _heads(groups, int(count))
     before, peak, done = private_bytes(), [0], threading.Event()
 

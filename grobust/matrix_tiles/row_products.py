@@ -44,7 +44,7 @@ def pack_rows(block: Any, zeros: Any, by_row: Any, by_pair: Any) -> None:
     by_pair : (d / 32, ⌈r / 32⌉ or more, 1024) int32, aligned, out
     """
     rows, d = block.shape
-    start, apart, none = block.ctypes.data, block.strides[0], zeros.ctypes.data
+    start, apart, none = np.int64(block.ctypes.data), block.strides[0], np.int64(zeros.ctypes.data)
     for pair in range((rows + STEP - 1) // STEP * LANES):
         i = 2 * pair
         x, y = start + i * apart if i < rows else none, start + (i + 1) * apart if i + 1 < rows else none
@@ -82,8 +82,8 @@ def pack_left(matrix: Any, packed: Any) -> None:
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def pack_columns(matrix: Any, packed: Any) -> None:
-    """Split a right factor's columns, given as rows (m, k) float32, k a multiple of 32, into zeros: (⌈m / 32⌉, k / 32,
-    1536) int32, aligned."""
+    """Split a right factor's columns, given as rows (m, k) float32, k a multiple of 32, into (⌈m / 32⌉, k / 32, 1536)
+    int32, aligned. Columns beyond the last are whatever was there; products with them go nowhere."""
     m, k = matrix.shape
     for i in range(m):
         to = packed.ctypes.data + (i // SIDE) * packed.strides[0] + (i % SIDE // LANES) * TILE + (i % LANES) * LINE

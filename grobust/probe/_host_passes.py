@@ -23,6 +23,8 @@ __all__ = ["HostPasses"]
 
 # Features of a block, so that it stays in a core's cache from the first product to the second.
 BLOCK_NUMBERS = 400_000
+# Features that a thread reads at a time from what is not in memory.
+READ_NUMBERS = 1_600_000
 # A compiled pass has smaller blocks for few columns; adding up a block's products costs as much as a few rows.
 SMALL_BLOCK_NUMBERS, ROWS_PER_COLUMN = 100_000, 8
 
@@ -133,15 +135,24 @@ class HostPasses:
         self, start: int, stop: int, needed: bool
     ) -> Iterator[tuple[NDArray[Any], NDArray[Any], int, int, int]]:
         """Features for a compiled pass, the centre to subtract (empty for none), the number of the features' first row,
-        and the rows to go over: all of them at once, or what is not in memory a block at a time."""
-        d, shift, none = self._design.features.shape[1], self._design.shift, np.zeros(0, dtype=np.float32)
+        and the rows to go over: all of them at once, or what is not in memory some blocks at a time."""
+        features, none = self._design.features, np.zeros(0, dtype=np.float32)
+        centre = none if self._design.shift is None else self._design.shift
         if not needed:
-            yield np.zeros((0, d), dtype=np.float32), none, 0, start, stop
-        elif self._compiled is not None:
-            yield self._compiled, none if shift is None else shift, 0, start, stop
-        else:
-            for block, lo in self._blocks(start, stop):
-                yield np.ascontiguousarray(block), none, lo, lo, lo + block.shape[0]
+            yield np.zeros((0, features.shape[1]), dtype=np.float32), none, 0, start, stop
+            return
+        if self._compiled is not None:
+            yield self._compiled, centre, 0, start, stop
+            return
+        # Columns are split, and sums go to float64, once for all blocks of a stretch.
+        several = self._rows * max(1, READ_NUMBERS // (features.shape[1] * self._rows))
+        for lo in range(start, stop, several):
+            hi = min(lo + several, stop)
+            rows = _for_compiled(features[lo:hi, :])
+            if rows is not None:
+                yield rows, centre, lo, lo, hi
+            else:
+                yield np.ascontiguousarray(self._design.block(lo, hi)), none, lo, lo, hi
 
     def _blocks(self, start: int, stop: int) -> Iterator[tuple[NDArray[Any], int]]:
         """Rows less their centre and the number of the first of them."""

@@ -1,6 +1,6 @@
 """Second moments of rows for the preconditioner, summed up piece by piece: by the array's own product, or in tiles."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from grobust.typing import Array
 __all__ = ["Moments", "new_moments"]
 
 
+@runtime_checkable
 class Moments(Protocol):
     """Σ v vᵀ of rows v (d)."""
 

@@ -148,7 +148,7 @@ def _residuals(k: int, residual: Any, labels: Any, weights: Any, sums: Any, work
         for i in range(rows):
             z, w = residual[k, 0, i], weights[i]
             # The logit of the other class: probabilities near 1 less 1 would be rounding.
-            sign = np.float32(1 - 2 * labels[i])
+            sign = np.float32(1) - np.float32(2) * np.float32(labels[i])
             other = sign * z
             e = _exp(-abs(z))
             inverse = np.float32(1) / (np.float32(1) + e)

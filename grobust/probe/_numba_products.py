@@ -22,7 +22,7 @@ FEW = 64 if get_host_cpu_features().get("avx512f", False) else 2
 
 
 def multiply(weights: NDArray[Any], block: NDArray[Any], out: NDArray[Any]) -> None:
-    """out = weights · blockᵀ in float32, (M, d) and (r, d) to (M, r), whichever way is faster."""
+    """out = weights · blockᵀ in their dtype, (M, d) and (r, d) to (M, r), whichever way is faster."""
     if weights.shape[0] > FEW and block.flags.forc:
         np.matmul(weights, block.T, out=out)
     else:
@@ -30,7 +30,7 @@ def multiply(weights: NDArray[Any], block: NDArray[Any], out: NDArray[Any]) -> N
 
 
 def multiply_back(residual: NDArray[Any], block: NDArray[Any], out: NDArray[Any]) -> None:
-    """out = residual · block in float32, (M, r) and (r, d) to (M, d), whichever way is faster."""
+    """out = residual · block in their dtype, (M, r) and (r, d) to (M, d), whichever way is faster."""
     if residual.shape[0] > FEW and block.flags.forc:
         np.matmul(residual, block, out=out)
     else:

@@ -122,10 +122,12 @@ def shared_inverse(
             matrix[np.diag_indices(d)] += strength + share
             try:
                 lower = cholesky(matrix)
-                return lower if few else _inverse(lower)
             except np.linalg.LinAlgError:
                 # Rounding of a large eigenvalue can exceed the ridge where many features are collinear.
                 share *= 10
+                continue
+            del matrix
+            return lower if few else _inverse(lower)
         raise AssertionError("the Hessian of the loss is positive semi-definite and finite")
 
     factors = threads.map(factor, strengths.tolist())

@@ -87,9 +87,11 @@ class Task:
         return self.table.take(np.array([place])).of_head(0)
 
     def _turn(self, n: int, d: int) -> int:
-        """Heads whose work arrays fit into the budget: logits, their direction and a copy; history and products."""
+        """Heads whose work arrays fit into the budget: logits, their direction and, where heads leave by copying the
+        others, a copy; history and products."""
         width = 8 if self.data.compute == array_namespace(self.data.mean).float64 else 4
-        per_head = self.columns * (3 * width * n + 8 * (3 * self.settings.memory + 12) * (d + 1))
+        copies = 2 if self._host and width == 4 else 3
+        per_head = self.columns * (copies * width * n + 8 * (3 * self.settings.memory + 12) * (d + 1))
         return max(1, int(self.max_bytes // per_head))
 
     def _smooth(self, places: NDArray[Any], data: Design, labels: Array, table: WeightTable, start: Array) -> Solution:

@@ -48,10 +48,10 @@ def takes_tiles(columns: int, d: int) -> bool:
 
 
 def tile_rows(columns: int, d: int, most: int) -> int:
-    """Rows of a block, whole panels: `most`, less where they would not stay in the cache."""
+    """Rows of a block, whole panels: at most `most` or one panel, fewer where they would not stay in the cache."""
     side = matrix_tiles.SIDE
     cached = min(max(LEAST_ROWS, CACHED_NUMBERS // (columns + d)), MOST_ROWS) // side
-    return side * min(cached, -(-most // side))
+    return side * max(1, min(cached, most // side))
 
 
 def new_room(columns: int, d: int, block: int) -> TileRoom:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from grobust.arrays import to_numpy
 from grobust.errors import ConfigError, GroupError, ShapeError
-from grobust.probe import LBFGS, FitStatus, Head, _numba_products, fit_path, fit_probe, fit_probes
+from grobust.probe import LBFGS, FitStatus, Head, _host_passes, _numba_products, fit_path, fit_probe, fit_probes
 from grobust.probe._design import design
 from grobust.probe._host_passes import HostPasses
 from grobust.probe._objective import losses
@@ -155,7 +155,8 @@ def test_compiled_passes_equal_those_in_pieces(seed: int, n: int, d: int, k: int
     for dtype in (np.float32, np.float16):
         found = []
         for features in (x.astype(dtype), np.asfortranarray(x.astype(dtype))):
-            with threads() as pool:
+            with threads() as pool, pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_host_passes, "READ_NUMBERS", 1500 * d)
                 data = design(features, standardize=True, threads=pool, block_rows=256, small=0)
                 passes = HostPasses(data, y, table, c, pool, 512)
                 passes.advance(directions[0])

@@ -291,16 +291,18 @@ extern "C" __global__ void curvature(
             total += (double)(w * small / ((1.0f + small) * (1.0f + small)));
             continue;
         }
-        float largest = MINUS_INFINITY, sum = 0, squares = 0;
+        // 2 sum of p q over pairs of classes is the sum of p (1 - p), which would be rounding where p is almost 1.
+        float largest = MINUS_INFINITY, sum = 0, pairs = 0;
         for (int c = 0; c < columns; c++) {
             float logit = z[base + c * ld] + t * dz[base + c * ld];
             float shrink = logit > largest ? expf(largest - logit) : 1.0f;
             largest = fmaxf(largest, logit);
             float e = expf(logit - largest);
-            sum = sum * shrink + e;
-            squares = squares * shrink * shrink + e * e;
+            sum *= shrink;
+            pairs = pairs * shrink * shrink + e * sum;
+            sum += e;
         }
-        total += (double)(w * (1.0f - squares / (sum * sum)));
+        total += (double)(w * 2.0f * pairs / (sum * sum));
     }
     out[i] = total / ((double)heads * columns);
 }
