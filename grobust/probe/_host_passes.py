@@ -24,7 +24,7 @@ __all__ = ["HostPasses"]
 # Features of a block, so that it stays in a core's cache from the first product to the second.
 BLOCK_NUMBERS = 400_000
 # Features that a thread reads at a time from what is not in memory.
-READ_NUMBERS = 1_600_000
+READ_NUMBERS = 400_000
 # A compiled pass has smaller blocks for few columns; adding up a block's products costs as much as a few rows.
 SMALL_BLOCK_NUMBERS, ROWS_PER_COLUMN = 100_000, 8
 
