@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "FINE_NUMBERS", "FINE_PANEL", "INTS", "LANES", "LINE", "NUMBERS", "PANEL", "SIDE", "STEP", "TILE", "aligned", "at",
-    "available",
-    "configured", "fine_product", "prefetch", "product", "product_added", "restored", "transposed",
+    "available", "configured", "fine_product", "prefetch", "product", "product_added", "restored", "transposed",
 ]  # fmt: skip
 
 # Rows or columns of a panel, numbers that one step sums over, and numbers of a vector register.
